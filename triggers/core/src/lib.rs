@@ -1,0 +1,33 @@
+//! The contract between an event source and the engine.
+//!
+//! ```text
+//! event source ─► adapter (triggers/<kind>) ─► InvocationContext ─► Dispatch ─► Answer ─► event source
+//! ```
+//!
+//! An adapter is three readable steps: receive an event, build an [`InvocationContext`], tell its source what the
+//! [`Answer`] means there (a status, an ack, a frame). It never retries, never counts attempts and never calls a
+//! guest: all of that lies behind [`Dispatch`]. This crate knows neither the engine nor any protocol, so that adapters
+//! compile without WebAssembly and the engine compiles without adapters.
+
+mod answer;
+pub mod bus;
+mod dispatch;
+mod headers;
+mod invocation;
+mod problems;
+pub mod subject;
+pub mod testing;
+mod trace_context;
+mod trigger;
+
+pub use answer::{Answer, DeadReason, Failure, FailureCode, HttpParts, Response, Shed, SkipReason};
+pub use bus::{Bus, Message};
+pub use dispatch::{Accepted, Dispatch, Refused, Status, StatusState};
+pub use headers::Headers;
+pub use invocation::{Attribute, Binding, Custody, InvocationContext, Kind};
+pub use problems::{Problem, Problems, Step, display_path};
+pub use trace_context::TraceContext;
+pub use trigger::{BindError, Trigger, TriggerContext, TriggerError, TriggerKind};
+
+/// A boxed, sendable future: what the object-safe traits of this crate return.
+pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;

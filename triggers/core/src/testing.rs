@@ -1,0 +1,147 @@
+//! A dispatch for adapters' tests: remembers every event and answers as told.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use crate::{
+    Accepted, Answer, Binding, BoxFuture, Dispatch, InvocationContext, Kind, Refused, Response, Shed, Status,
+    TriggerContext,
+};
+
+type Respond = Box<dyn Fn(InvocationContext) -> BoxFuture<'static, Answer> + Send + Sync>;
+
+/// Answers every event with a closure and keeps what it was given.
+pub struct FakeDispatch {
+    respond: Respond,
+    seen: Mutex<Vec<InvocationContext>>,
+    accepted: Mutex<Vec<InvocationContext>>,
+    /// When set, `accept` refuses.
+    pub refuse: Mutex<Option<Refused>>,
+    /// What `status` answers.
+    pub status: Mutex<Option<Status>>,
+    /// What `last_scheduled` answers.
+    pub last_scheduled: Mutex<Option<DateTime<Utc>>>,
+    shed: Mutex<Vec<(Shed, u64)>>,
+}
+
+impl FakeDispatch {
+    /// Answers with what the (immediate) closure returns.
+    pub fn new(respond: impl Fn(&InvocationContext) -> Answer + Send + Sync + 'static) -> Arc<Self> {
+        Self::new_async(move |invocation| {
+            let answer = respond(&invocation);
+            Box::pin(async move { answer })
+        })
+    }
+
+    /// Answers with what the future returns.
+    pub fn new_async(
+        respond: impl Fn(InvocationContext) -> BoxFuture<'static, Answer> + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            respond: Box::new(respond),
+            seen: Mutex::default(),
+            accepted: Mutex::default(),
+            refuse: Mutex::default(),
+            status: Mutex::default(),
+            last_scheduled: Mutex::default(),
+            shed: Mutex::default(),
+        })
+    }
+
+    /// Echoes the payload.
+    pub fn echo() -> Arc<Self> {
+        Self::new(|invocation| Answer::Ok(Response::from(invocation.payload.clone())))
+    }
+
+    /// Every event dispatched so far.
+    pub fn seen(&self) -> Vec<InvocationContext> {
+        self.seen.lock().expect("no test panics while holding it").clone()
+    }
+
+    /// Every event accepted so far.
+    pub fn accepted(&self) -> Vec<InvocationContext> {
+        self.accepted.lock().expect("no test panics while holding it").clone()
+    }
+
+    /// Every count of shed events so far.
+    pub fn shed(&self) -> Vec<(Shed, u64)> {
+        self.shed.lock().expect("no test panics while holding it").clone()
+    }
+
+    /// A context for a trigger that dispatches here.
+    pub fn context(self: &Arc<Self>, kind: Kind, trigger_id: &str) -> TriggerContext {
+        TriggerContext {
+            binding: Arc::new(Binding {
+                namespace: "default".into(),
+                function_name: "function".into(),
+                trigger_id: trigger_id.into(),
+                trigger_type: kind,
+            }),
+            dispatch: self.clone(),
+            shutdown: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            health: tokio::sync::watch::channel(None).0,
+        }
+    }
+}
+
+impl Dispatch for FakeDispatch {
+    fn dispatch(&self, invocation: InvocationContext) -> BoxFuture<'_, Answer> {
+        self.seen.lock().expect("no test panics while holding it").push(invocation.clone());
+        (self.respond)(invocation)
+    }
+
+    fn accept(&self, invocation: InvocationContext) -> BoxFuture<'_, Result<Accepted, Refused>> {
+        Box::pin(async move {
+            if let Some(refused) = self.refuse.lock().expect("no test panics while holding it").clone() {
+                return Err(refused);
+            }
+            let mut accepted = self.accepted.lock().expect("no test panics while holding it");
+            let earlier = accepted.iter().find(|one| {
+                one.idempotency_key.is_some()
+                    && one.idempotency_key == invocation.idempotency_key
+                    && one.binding == invocation.binding
+            });
+            if let Some(earlier) = earlier {
+                return Ok(Accepted { invocation_id: earlier.invocation_id, duplicate: true });
+            }
+            let invocation_id = invocation.invocation_id;
+            accepted.push(invocation);
+            Ok(Accepted { invocation_id, duplicate: false })
+        })
+    }
+
+    fn status(&self, _invocation_id: Uuid) -> BoxFuture<'_, Result<Option<Status>, Refused>> {
+        let status = self.status.lock().expect("no test panics while holding it").clone();
+        Box::pin(async move { Ok(status) })
+    }
+
+    fn last_scheduled(&self, _binding: &Binding) -> BoxFuture<'_, Result<Option<DateTime<Utc>>, Refused>> {
+        let last = *self.last_scheduled.lock().expect("no test panics while holding it");
+        Box::pin(async move { Ok(last) })
+    }
+
+    fn count_shed(&self, _binding: &Binding, reason: Shed, events: u64) {
+        self.shed.lock().expect("no test panics while holding it").push((reason, events));
+    }
+}
+
+/// Waits until `condition` holds, for at most ten seconds of real time.
+pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(std::time::Instant::now() < deadline, "waited ten seconds for: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// A payload for tests that do not care.
+pub fn payload() -> Bytes {
+    Bytes::from_static(b"payload")
+}
