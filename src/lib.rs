@@ -1,1 +1,6 @@
 //! x
+pub mod dispatch;
+pub mod executor;
+pub mod functions;
+pub mod store;
+pub mod traces;

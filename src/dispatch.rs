@@ -1,0 +1,3 @@
+//! x
+pub mod retry;
+pub mod slots;

@@ -1,0 +1,201 @@
+//! One attempt: an invocation and a version in, a result and its account out.
+//!
+//! The executor knows guests and limits. It does not know slots, retries or stores: whether an attempt is made, and
+//! what its failure leads to, is dispatch's business.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use trigger_core::{BoxFuture, Failure, InvocationContext, Message, Response};
+
+use crate::functions::{Digest, Version};
+
+/// Runs attempts.
+pub trait Executor: Send + Sync + 'static {
+    /// Looks at a module's bytes without compiling them: which interface it speaks, and whether everything it imports
+    /// is offered.
+    fn inspect(&self, module: &[u8]) -> Result<Inspection, ModuleError>;
+
+    /// Compiles the version's module (or finds it in a cache), so that its first attempt does not have to.
+    fn prepare<'a>(&'a self, version: &'a Arc<Version>) -> BoxFuture<'a, Result<(), ModuleError>>;
+
+    /// Makes one attempt, in a fresh instance, ending at `deadline` at the latest. Never panics because of a guest.
+    fn attempt<'a>(
+        &'a self,
+        version: &'a Arc<Version>,
+        invocation: &'a InvocationContext,
+        deadline: Instant,
+    ) -> BoxFuture<'a, Attempt>;
+}
+
+/// Where an executor gets the bytes of a module that it has not compiled yet.
+pub trait ModuleSource: Send + Sync + 'static {
+    /// The bytes with this digest; the executor checks that they have it.
+    fn module(&self, digest: Digest) -> BoxFuture<'_, Result<Bytes, ModuleError>>;
+}
+
+/// How a module is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Abi {
+    /// A component that exports `handle` of the world in `wit/`.
+    Component,
+    /// A component that exports `wasi:http/incoming-handler`.
+    WasiHttp,
+    /// A core module with `_start`: payload on stdin, answer on stdout.
+    Command,
+}
+
+impl Abi {
+    /// The interface's word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Abi::Component => "component",
+            Abi::WasiHttp => "wasi-http",
+            Abi::Command => "command",
+        }
+    }
+}
+
+/// What a look at a module told.
+#[derive(Clone, Debug)]
+pub struct Inspection {
+    /// How it is called.
+    pub abi: Abi,
+    /// What it imports, by name.
+    pub imports: Vec<String>,
+}
+
+/// A module cannot be used. The text names what is wrong and what would be right.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ModuleError {
+    /// The bytes are no module at all.
+    #[error("not a WebAssembly module or component: {0}")]
+    Malformed(String),
+    /// It speaks none of the interfaces.
+    #[error(
+        "exports none of the known interfaces: expected `handle` (wit/tripline.wit), `wasi:http/incoming-handler`, \
+         or `_start` in a core module; it exports {}", if .exports.is_empty() { "nothing".to_owned() } else { .exports.join(", ") }
+    )]
+    NoKnownExport {
+        /// What it exports instead.
+        exports: Vec<String>,
+    },
+    /// It imports what is not offered.
+    #[error("imports what is not offered: {}", .imports.join(", "))]
+    ImportDenied {
+        /// The imports in question.
+        imports: Vec<String>,
+    },
+    /// It is larger than the engine takes.
+    #[error("has {size} bytes, the limit is {limit}")]
+    TooLarge {
+        /// Its size in bytes.
+        size: u64,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// The stored bytes are not those that were deployed.
+    #[error("stored bytes do not have the digest {expected}")]
+    Corrupt {
+        /// The digest they should have.
+        expected: Digest,
+    },
+    /// The bytes could not be had.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The compiler refused it.
+    #[error("cannot be compiled: {0}")]
+    Compile(String),
+}
+
+/// One attempt's result and account.
+#[derive(Debug)]
+pub struct Attempt {
+    /// What came of it.
+    pub result: Result<Response, Failure>,
+    /// Getting the compiled module: nothing when it was in memory.
+    pub load: Duration,
+    /// Making the instance.
+    pub instantiate: Duration,
+    /// Running the guest.
+    pub run: Duration,
+    /// The largest size of the guest's linear memories together, in bytes.
+    pub memory_peak_bytes: u64,
+    /// Messages to publish if the attempt counts as a success.
+    pub effects: Vec<Message>,
+    /// Logs and host operations, if there were any.
+    pub detail: Option<Box<Detail>>,
+}
+
+impl Attempt {
+    /// An attempt that failed before a guest ran.
+    pub fn failed(failure: Failure) -> Self {
+        Self {
+            result: Err(failure),
+            load: Duration::ZERO,
+            instantiate: Duration::ZERO,
+            run: Duration::ZERO,
+            memory_peak_bytes: 0,
+            effects: Vec::new(),
+            detail: None,
+        }
+    }
+}
+
+/// What an attempt said and asked for.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Detail {
+    /// The guest's log lines, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub logs: Vec<LogLine>,
+    /// Whether lines were left out because a limit was reached.
+    #[serde(default)]
+    pub logs_truncated: bool,
+    /// Host operations, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub host_ops: Vec<HostOp>,
+    /// Whether operations were left out because a limit was reached.
+    #[serde(default)]
+    pub host_ops_truncated: bool,
+}
+
+/// A line that a guest logged.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// Microseconds after the attempt began.
+    pub at_micros: u64,
+    /// `trace`, `debug`, `info`, `warn`, `error`, or `stdout` and `stderr` for streams.
+    pub level: std::borrow::Cow<'static, str>,
+    /// The line.
+    pub message: String,
+}
+
+/// Something that a guest asked the host for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HostOp {
+    /// What: `publish`, `http-response`.
+    pub op: std::borrow::Cow<'static, str>,
+    /// On what: the subject, say.
+    pub target: String,
+    /// Microseconds after the attempt began.
+    pub at_micros: u64,
+    /// How long it took.
+    pub duration_micros: u64,
+    /// Bytes that went with it.
+    pub bytes: u64,
+    /// Whether it was done, or the reason it was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// The most host operations kept of one attempt.
+pub const MAX_HOST_OPS: usize = 128;
+
+/// A module and, once somebody needed it, its compiled form. Shared by every version with the same bytes.
+#[derive(Debug)]
+pub struct ModuleSlot {
+    digest: Digest,
+}

@@ -1,0 +1,442 @@
+//! What the engine keeps: one contract, told in the words of the design.
+//!
+//! Every method that changes something is one commit when it returns. Rows of the queue are claimed with a token and a
+//! lease, and every settle names the token: a worker whose lease ran out changes nothing. No method takes a list
+//! without a bound on its length or a limit to stop at, and none that lists reads a module's bytes.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use trigger_core::{Accepted, Binding, BoxFuture, DeadReason, Failure, InvocationContext, Message, Response, Status};
+use uuid::Uuid;
+
+use crate::executor::Abi;
+use crate::functions::{Definition, Digest};
+use crate::traces::TraceRow;
+
+pub mod sqlite;
+
+/// The result of a store operation.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// A store operation failed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// The store cannot be reached or written now; trying again may go better.
+    #[error("the store is unavailable: {0}")]
+    Unavailable(String),
+    /// The store was written by a newer engine, or by something else.
+    #[error("the store cannot be used: {0}")]
+    Incompatible(String),
+    /// What is stored cannot be read back.
+    #[error("{what} is corrupt: {why}")]
+    Corrupt {
+        /// Which row.
+        what: String,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// A trigger as it is stored: its section of the manifest.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TriggerRow {
+    /// Function, namespace, name and kind.
+    pub binding: Binding,
+    /// The kind's own section.
+    pub config: serde_json::Value,
+}
+
+/// A function to deploy.
+#[derive(Clone, Debug)]
+pub struct Deploy {
+    /// Its definition: name and namespace are in it.
+    pub definition: Definition,
+    /// The module's bytes.
+    pub module: Bytes,
+    /// Their digest.
+    pub digest: Digest,
+    /// How the module is called.
+    pub abi: Abi,
+    /// The function's triggers, which replace those it had.
+    pub triggers: Vec<TriggerRow>,
+}
+
+/// What a deploy led to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deployed {
+    /// The function's namespace.
+    pub namespace: String,
+    /// The function's name.
+    pub name: String,
+    /// The version that is routed now.
+    pub version: u32,
+    /// Whether that version is new; `false` where the newest version already was identical.
+    pub created: bool,
+}
+
+/// A stored version.
+#[derive(Clone, Debug)]
+pub struct VersionRow {
+    /// The function's identity.
+    pub function_id: Uuid,
+    /// Its number.
+    pub number: u32,
+    /// The module's digest.
+    pub digest: Digest,
+    /// The module's size in bytes.
+    pub module_bytes: u64,
+    /// How the module is called.
+    pub abi: Abi,
+    /// The definition.
+    pub definition: Definition,
+    /// When it was deployed.
+    pub created_at: DateTime<Utc>,
+    /// Whether the route points here.
+    pub routed: bool,
+}
+
+/// A function with its routed version and its triggers.
+#[derive(Clone, Debug)]
+pub struct FunctionRow {
+    /// The routed version.
+    pub version: VersionRow,
+    /// Its triggers.
+    pub triggers: Vec<TriggerRow>,
+}
+
+/// A failed attempt, as dead letters tell it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FailedAttempt {
+    /// Number of the attempt, from 1.
+    pub number: u32,
+    /// The version that it ran on.
+    pub version: u32,
+    /// When it began.
+    pub started_at: DateTime<Utc>,
+    /// How long it took, in milliseconds.
+    pub duration_ms: u64,
+    /// What went wrong.
+    pub failure: Failure,
+    /// The delay chosen before the next attempt, in milliseconds; `None` for the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_delay_ms: Option<u64>,
+}
+
+/// An invocation to keep in the queue.
+#[derive(Clone, Debug)]
+pub struct QueuedInvocation {
+    /// The invocation; `attempt` is the number of the attempt to make next.
+    pub invocation: InvocationContext,
+    /// When it is due.
+    pub run_at: DateTime<Utc>,
+    /// What was tried already.
+    pub attempts: Vec<FailedAttempt>,
+    /// How often it was redriven.
+    pub redrive_count: u32,
+}
+
+/// A row of the queue, claimed for one attempt.
+#[derive(Clone, Debug)]
+pub struct Claimed {
+    /// What to run.
+    pub queued: QueuedInvocation,
+    /// Names the claim in [`Store::settle`].
+    pub token: Uuid,
+}
+
+/// How a claimed row ends.
+#[derive(Clone, Debug)]
+pub enum Settle {
+    /// It ended well: the result is kept for those who ask, the effects go to the outbox, the row is removed.
+    Ok {
+        /// The guest's answer.
+        response: Response,
+        /// Messages that the guest published.
+        effects: Vec<Message>,
+    },
+    /// It failed and is due again.
+    Retry {
+        /// When.
+        run_at: DateTime<Utc>,
+        /// The attempt that failed.
+        attempt: FailedAttempt,
+    },
+    /// It is given up on: dead letter, outbox row and removal in one transaction.
+    Dead(Box<DeadLetter>),
+    /// The attempt was cut by shutdown: due again at once, and not counted.
+    HandBack,
+}
+
+/// An invocation that was given up on. Its JSON is the dead letter's envelope, payload included.
+#[derive(Clone, Debug)]
+pub struct DeadLetter {
+    /// The invocation as it was at its last attempt, payload included.
+    pub invocation: InvocationContext,
+    /// The version it ran on last; `None` where none could be found.
+    pub version: Option<u32>,
+    /// That version's module.
+    pub digest: Option<Digest>,
+    /// Every failed attempt.
+    pub attempts: Vec<FailedAttempt>,
+    /// Why it was given up on.
+    pub reason: DeadReason,
+    /// The last failure.
+    pub failure: Failure,
+    /// When.
+    pub died_at: DateTime<Utc>,
+    /// How often it had been redriven before.
+    pub redrive_count: u32,
+    /// What to publish about it, and where; `None` where the definition names no topic or publishing could loop.
+    pub publish: Option<Message>,
+}
+
+/// A dead letter in a list.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DeadLetterSummary {
+    /// The invocation's identity, which is the dead letter's too.
+    pub invocation_id: Uuid,
+    /// Where the event came in.
+    #[serde(flatten)]
+    pub binding: Binding,
+    /// What the event was about.
+    pub subject: String,
+    /// Why it was given up on.
+    pub reason: DeadReason,
+    /// The last failure.
+    pub failure: Failure,
+    /// Attempts made.
+    pub attempts: u32,
+    /// When it was given up on.
+    pub died_at: DateTime<Utc>,
+    /// When it was redriven, if it was since.
+    pub redriven_at: Option<DateTime<Utc>>,
+    /// Whether its topic has it: `None` where there is none.
+    pub published: Option<bool>,
+}
+
+/// Which dead letters.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct DeadLetterFilter {
+    /// Of this namespace.
+    pub namespace: Option<String>,
+    /// Of this function.
+    pub function_name: Option<String>,
+    /// Given up on for this reason.
+    pub reason: Option<DeadReason>,
+    /// Also those that were redriven since.
+    #[serde(default)]
+    pub include_redriven: bool,
+    /// Those that died before this moment (for paging: the oldest one's `died_at` of the page before).
+    pub before: Option<DateTime<Utc>>,
+    /// At most this many, newest first.
+    pub limit: u32,
+}
+
+/// What a redrive led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Redriven {
+    /// The event is back in the queue, with its first attempt before it.
+    Queued,
+    /// It was redriven before and has not died since.
+    Already,
+    /// No such dead letter.
+    Unknown,
+}
+
+/// A message that must reach the bus.
+#[derive(Clone, Debug)]
+pub struct OutboxRow {
+    /// Identity of the row; also the message's id for the bus.
+    pub id: Uuid,
+    /// The message.
+    pub message: Message,
+    /// How often publishing it failed.
+    pub failures: u32,
+}
+
+/// Which trace rows.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct TraceFilter {
+    /// Of this function.
+    pub function_name: Option<String>,
+    /// Of this invocation.
+    pub invocation_id: Option<Uuid>,
+    /// With this outcome's word.
+    pub outcome: Option<String>,
+    /// That began before this moment.
+    pub before: Option<DateTime<Utc>>,
+    /// At most this many, newest first.
+    pub limit: u32,
+}
+
+/// How many rows wait, by state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Depths {
+    /// Due now or later, not claimed.
+    pub queued: u64,
+    /// Claimed.
+    pub running: u64,
+    /// Dead letters kept (not redriven).
+    pub dead: u64,
+    /// Messages that the bus has not taken yet.
+    pub outbox: u64,
+}
+
+/// What to remove when it is old or too much. Steps are bounded; `prune` says whether there is more.
+#[derive(Clone, Copy, Debug)]
+pub struct Retention {
+    /// Results older than this moment.
+    pub results_before: DateTime<Utc>,
+    /// Traces older than this moment.
+    pub traces_before: DateTime<Utc>,
+    /// Keep at most this many trace rows.
+    pub traces_max_rows: u64,
+    /// Remembered event keys older than this moment.
+    pub keys_before: DateTime<Utc>,
+}
+
+/// Everything that the engine keeps.
+pub trait Store: Send + Sync + 'static {
+    /// Deploys functions: module, version where it is new, route and triggers, all of them in one transaction.
+    /// Functions of `namespace` that are not among them lose their route and triggers; their versions stay.
+    fn deploy(&self, namespace: String, functions: Vec<Deploy>) -> BoxFuture<'_, Result<Vec<Deployed>>>;
+
+    /// Every routed function.
+    fn functions(&self) -> BoxFuture<'_, Result<Vec<FunctionRow>>>;
+
+    /// Every version of a function, newest first.
+    fn versions(&self, namespace: String, name: String) -> BoxFuture<'_, Result<Vec<VersionRow>>>;
+
+    /// One version of a function.
+    fn version(&self, namespace: String, name: String, number: u32) -> BoxFuture<'_, Result<Option<VersionRow>>>;
+
+    /// A module's bytes, as stored.
+    fn module(&self, digest: Digest) -> BoxFuture<'_, Result<Option<Bytes>>>;
+
+    /// Keeps new events. One whose `idempotency_key` was accepted before for the same trigger is a duplicate and is
+    /// answered with the first one's id. Answers are in the order of the question.
+    fn accept(&self, queued: Vec<QueuedInvocation>) -> BoxFuture<'_, Result<Vec<Accepted>>>;
+
+    /// Keeps an invocation whose inline attempt failed and whose source cannot redeliver. Its key is not looked at.
+    fn keep(&self, queued: QueuedInvocation) -> BoxFuture<'_, Result<()>>;
+
+    /// Claims rows that are due at `now`, or whose lease ran out before it, the longest due first. An expired claim
+    /// costs no attempt.
+    fn claim(&self, now: DateTime<Utc>, lease_until: DateTime<Utc>, limit: u32) -> BoxFuture<'_, Result<Vec<Claimed>>>;
+
+    /// Prolongs claims; answers the ids that are still held by their tokens.
+    fn renew(&self, claims: Vec<(Uuid, Uuid)>, lease_until: DateTime<Utc>) -> BoxFuture<'_, Result<Vec<Uuid>>>;
+
+    /// Ends a claim. `false` if the claim is no longer the token's: nothing was changed then.
+    fn settle(&self, invocation_id: Uuid, token: Uuid, settle: Settle) -> BoxFuture<'_, Result<bool>>;
+
+    /// When the next unclaimed row is due.
+    fn next_due(&self) -> BoxFuture<'_, Result<Option<DateTime<Utc>>>>;
+
+    /// Keeps the dead letter of an invocation that is not in the queue, and what to publish about it.
+    fn bury(&self, dead: Box<DeadLetter>) -> BoxFuture<'_, Result<()>>;
+
+    /// Remembers a failed attempt of an event that its source will redeliver.
+    fn remember_attempt(&self, invocation_id: Uuid, attempt: FailedAttempt) -> BoxFuture<'_, Result<()>>;
+
+    /// The remembered attempts of an event, in order.
+    fn remembered_attempts(&self, invocation_id: Uuid) -> BoxFuture<'_, Result<Vec<FailedAttempt>>>;
+
+    /// Forgets them.
+    fn forget_attempts(&self, invocation_id: Uuid) -> BoxFuture<'_, Result<()>>;
+
+    /// How an accepted invocation stands.
+    fn status(&self, invocation_id: Uuid) -> BoxFuture<'_, Result<Option<Status>>>;
+
+    /// When the newest accepted event of a trigger that carried a schedule was due.
+    fn last_scheduled(&self, binding: Binding) -> BoxFuture<'_, Result<Option<DateTime<Utc>>>>;
+
+    /// Dead letters, newest first.
+    fn dead_letters(&self, filter: DeadLetterFilter) -> BoxFuture<'_, Result<Vec<DeadLetterSummary>>>;
+
+    /// A dead letter with payload and attempts, and when it was redriven.
+    fn dead_letter(&self, invocation_id: Uuid) -> BoxFuture<'_, Result<Option<(DeadLetter, Option<DateTime<Utc>>)>>>;
+
+    /// Puts a dead letter's event back in the queue: same identity, first attempt, no version pinned.
+    fn redrive(&self, invocation_id: Uuid, run_at: DateTime<Utc>) -> BoxFuture<'_, Result<Redriven>>;
+
+    /// Adds messages to the outbox.
+    fn outbox_add(&self, messages: Vec<Message>) -> BoxFuture<'_, Result<()>>;
+
+    /// Messages that are due, oldest first. Only one publisher works at a time, so nothing is claimed.
+    fn outbox_due(&self, now: DateTime<Utc>, limit: u32) -> BoxFuture<'_, Result<Vec<OutboxRow>>>;
+
+    /// Removes messages that the bus has taken, and marks their dead letters as published.
+    fn outbox_sent(&self, ids: Vec<Uuid>) -> BoxFuture<'_, Result<()>>;
+
+    /// Puts a message off after a failure.
+    fn outbox_failed(&self, id: Uuid, retry_at: DateTime<Utc>, error: String) -> BoxFuture<'_, Result<()>>;
+
+    /// Writes a batch of trace rows.
+    fn write_traces(&self, rows: Vec<TraceRow>) -> BoxFuture<'_, Result<()>>;
+
+    /// Trace rows, newest first.
+    fn traces(&self, filter: TraceFilter) -> BoxFuture<'_, Result<Vec<TraceRow>>>;
+
+    /// How many rows wait.
+    fn depths(&self) -> BoxFuture<'_, Result<Depths>>;
+
+    /// Removes one bounded step of what is too old; `true` if there may be more.
+    fn prune(&self, retention: Retention) -> BoxFuture<'_, Result<bool>>;
+}
+
+impl DeadLetter {
+    /// The envelope, as stored and published: a CloudEvent (version 1.0, structured JSON) whose data is the event
+    /// with its history.
+    pub fn envelope(&self) -> serde_json::Value {
+        use base64::Engine as _;
+        let invocation = &self.invocation;
+        let binding = &invocation.binding;
+        let (payload, encoding) = match std::str::from_utf8(&invocation.payload) {
+            Ok(text) => (text.to_owned(), "text"),
+            Err(_) => (base64::engine::general_purpose::STANDARD.encode(&invocation.payload), "base64"),
+        };
+        let attributes: BTreeMap<&str, &str> =
+            invocation.attributes.iter().map(|(name, value)| (name.as_ref(), value.as_str())).collect();
+        serde_json::json!({
+            "specversion": "1.0",
+            "id": invocation.invocation_id,
+            "source": format!("tripline:{}", binding.path()),
+            "type": "tripline.dead_letter",
+            "subject": invocation.subject,
+            "time": self.died_at,
+            "datacontenttype": "application/json",
+            "traceparent": invocation.trace.traceparent(),
+            "data": {
+                "id": invocation.invocation_id,
+                "namespace": binding.namespace,
+                "function": binding.function_name,
+                "version": self.version,
+                "digest": self.digest,
+                "trigger_type": binding.trigger_type,
+                "trigger_id": binding.trigger_id,
+                "subject": invocation.subject,
+                "position": attributes,
+                "scheduled_at": invocation.scheduled_at,
+                "headers": invocation.headers,
+                "content_type": invocation.content_type,
+                "payload": payload,
+                "payload_encoding": encoding,
+                "payload_bytes": invocation.payload.len(),
+                "attempts": self.attempts,
+                "reason": self.reason,
+                "failure": self.failure,
+                "first_seen": invocation.received_at,
+                "died_at": self.died_at,
+                "depth": invocation.depth,
+                "parent": invocation.parent,
+                "idempotency_key": invocation.idempotency_token(),
+                "redrive_count": self.redrive_count,
+                "redriven_from": (self.redrive_count > 0).then_some(invocation.invocation_id),
+            },
+        })
+    }
+}
