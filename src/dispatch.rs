@@ -1,3 +1,658 @@
-//! x
+//! The one path from an event to its outcome.
+//!
+//! ```text
+//! dispatch ─► slot ─► attempt ─► ok ──────────► effects released, answer
+//!                        └─► failure ─► decide ─► retry: told, asked of the source, or a row
+//!                                            └─► dead: dead letter and what to publish, one transaction
+//! ```
+//!
+//! One attempt a pass. A retry is a row of the queue or the source's own redelivery, so nothing sleeps here, holds a
+//! slot or dies with the process. Rows come back through [`queue`]; both admissions share [`Dispatcher::attempt`].
+//! Whatever ends, ends in exactly one record and one count, also when the caller goes away in the middle.
+
+mod dead;
+pub mod ledger;
+mod outbox;
+mod queue;
 pub mod retry;
 pub mod slots;
+mod targets;
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use trigger_core::{
+    Accepted, Answer, Binding, BoxFuture, Bus, Custody, DeadReason, Dispatch, Failure, FailureCode, InvocationContext,
+    Kind, Message, Refused, Response, Shed, SkipReason, Status,
+};
+use uuid::Uuid;
+
+use crate::executor::{Attempt, Executor};
+use crate::functions::{Registry, Version, Versions};
+use crate::store::{self, FailedAttempt, QueuedInvocation, Store};
+use crate::traces::{Failed, Outcome, Phases, Record, Ring};
+use ledger::{Counters, Ledger};
+use retry::Decision;
+use slots::{Slot, Slots};
+use targets::{Target, Targets};
+
+/// How the dispatcher works.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Attempts that may run at once.
+    pub max_concurrency: usize,
+    /// Inline events that may wait for a slot.
+    pub max_waiting: usize,
+    /// How long one of them waits before it is turned away.
+    pub max_wait: Duration,
+    /// How many functions may cause one another in a chain.
+    pub max_depth: u32,
+    /// How long a claim holds without being renewed.
+    pub lease: Duration,
+    /// How often the queue and the outbox are looked at when nothing wakes them.
+    pub poll_interval: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            max_concurrency: 256,
+            max_waiting: 1024,
+            max_wait: Duration::from_secs(5),
+            max_depth: 16,
+            lease: Duration::from_secs(30),
+            poll_interval: Duration::from_secs(1),
+        }
+    }
+}
+
+/// Takes events in, runs them and sees them to their outcome.
+pub struct Dispatcher {
+    settings: Settings,
+    registry: Arc<Registry>,
+    versions: Arc<Versions>,
+    executor: Arc<dyn Executor>,
+    store: Arc<dyn Store>,
+    bus: Arc<dyn Bus>,
+    slots: Slots,
+    ring: Arc<Ring>,
+    ledger: Arc<Ledger>,
+    targets: Targets,
+    held: queue::Held,
+    queue_wake: Notify,
+    outbox_wake: Notify,
+    /// No new event is taken.
+    draining: CancellationToken,
+    /// Attempts under way are cut.
+    cut: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// What the dispatcher is made of.
+pub struct Parts {
+    /// The routes.
+    pub registry: Arc<Registry>,
+    /// The versions that are not routed.
+    pub versions: Arc<Versions>,
+    /// Runs the guests.
+    pub executor: Arc<dyn Executor>,
+    /// Keeps what must be kept.
+    pub store: Arc<dyn Store>,
+    /// Takes what guests publish, and dead letters.
+    pub bus: Arc<dyn Bus>,
+    /// Remembers what happened.
+    pub ring: Arc<Ring>,
+}
+
+impl Dispatcher {
+    /// A dispatcher; [`run`](Self::run) lets it work on rows.
+    pub fn new(settings: Settings, parts: Parts) -> Arc<Self> {
+        let slots = Slots::new(settings.max_concurrency, settings.max_waiting, settings.max_wait);
+        Arc::new(Self {
+            slots,
+            settings,
+            registry: parts.registry,
+            versions: parts.versions,
+            executor: parts.executor,
+            store: parts.store,
+            bus: parts.bus,
+            ring: parts.ring,
+            ledger: Arc::default(),
+            targets: Targets::default(),
+            held: queue::Held::default(),
+            queue_wake: Notify::new(),
+            outbox_wake: Notify::new(),
+            draining: CancellationToken::new(),
+            cut: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        })
+    }
+
+    /// Starts the work on rows: the queue's and the outbox's.
+    pub fn run(self: &Arc<Self>) {
+        let queue = self.clone();
+        self.tasks.spawn(async move { queue.run_queue().await });
+        let leases = self.clone();
+        self.tasks.spawn(async move { leases.renew_leases().await });
+        let outbox = self.clone();
+        self.tasks.spawn(async move { outbox.run_outbox().await });
+    }
+
+    /// Stops taking events. What is under way may end within `grace`; then it is cut and handed back.
+    pub async fn drain(&self, grace: Duration) {
+        self.draining.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(grace, self.tasks.wait()).await.is_err() {
+            self.cut.cancel();
+            self.tasks.wait().await;
+        }
+    }
+
+    /// Cuts what is under way at once.
+    pub fn cut(&self) {
+        self.draining.cancel();
+        self.cut.cancel();
+    }
+
+    /// The routes changed: forget what was looked up before.
+    pub fn routes_changed(&self) {
+        self.targets.clear();
+        self.queue_wake.notify_one();
+    }
+
+    /// The counts by function and trigger.
+    pub fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
+    }
+
+    /// How many attempts run now.
+    pub fn running(&self) -> usize {
+        self.slots.running()
+    }
+
+    /// Puts a dead letter's event back in the queue.
+    pub async fn redrive(&self, invocation_id: Uuid) -> store::Result<store::Redriven> {
+        let redriven = self.store.redrive(invocation_id, Utc::now()).await?;
+        self.queue_wake.notify_one();
+        Ok(redriven)
+    }
+
+    fn target(&self, binding: &Arc<Binding>) -> Target {
+        self.targets.get(binding, || Target {
+            route: self.registry.route(&binding.namespace, &binding.function_name),
+            counters: self.ledger.counters(binding),
+        })
+    }
+
+    async fn dispatch_inline(&self, invocation: InvocationContext) -> Answer {
+        let target = self.target(&invocation.binding);
+        let mut running = Running::new(self, target.counters, invocation);
+        if self.draining.is_cancelled() {
+            return running.shed(Shed::ShuttingDown);
+        }
+        let Some(route) = target.route else {
+            return running.skipped(SkipReason::Disabled);
+        };
+        if running.invocation.depth > self.settings.max_depth {
+            return self.refuse_depth(running).await;
+        }
+        let slot = match self.slots.try_acquire(&route.slots) {
+            Some(slot) => slot,
+            None => {
+                let waited_since = Instant::now();
+                match self.slots.acquire(&route.slots).await {
+                    Ok(slot) => {
+                        running.wait = waited_since.elapsed();
+                        slot
+                    }
+                    Err(slots::Full) => return running.shed(Shed::Overload),
+                }
+            }
+        };
+        let version = route.version.load_full();
+        if !version.definition.is_public && needs_caller(&running.invocation) {
+            return running.shed(Shed::Forbidden);
+        }
+        let mut tried = Vec::new();
+        if running.invocation.custody == Custody::Source && running.invocation.attempt > 1 {
+            // The source counts deliveries, which crashes and shutdowns raise too; failed attempts are ours to count.
+            match self.store.remembered_attempts(running.invocation.invocation_id).await {
+                Ok(remembered) => tried = remembered,
+                Err(error) => return running.store_unavailable(&error),
+            }
+            running.invocation.attempt = tried.len() as u32 + 1;
+        }
+        running.version = Some(version);
+        let attempt = self.attempt(&mut running, slot).await;
+        match attempt {
+            None => self.cut_inline(running).await,
+            Some(Ok(response)) => {
+                if !tried.is_empty() {
+                    let forgotten = self.store.forget_attempts(running.invocation.invocation_id).await;
+                    log_store("forget attempts", forgotten);
+                }
+                running.ok(response)
+            }
+            Some(Err(failure)) => self.failed_inline(running, failure, tried).await,
+        }
+    }
+
+    /// Makes one attempt and releases its effects. `None` if it was cut.
+    async fn attempt(&self, running: &mut Running<'_>, slot: Slot) -> Option<Result<Response, Failure>> {
+        let version = running.version.clone().expect("the version is chosen before the attempt");
+        let deadline = Instant::now() + version.timeout;
+        let Attempt { result, load, instantiate, run, memory_peak_bytes, effects, detail } = tokio::select! {
+            biased;
+            attempt = self.executor.attempt(&version, &running.invocation, deadline) => attempt,
+            () = self.cut.cancelled() => return None,
+        };
+        drop(slot);
+        running.load = load;
+        running.instantiate = instantiate;
+        running.run = run;
+        running.memory_peak_bytes = memory_peak_bytes;
+        running.detail = detail;
+        if result.is_err() || effects.is_empty() {
+            return Some(result);
+        }
+        if running.queued {
+            // They join the settle's transaction.
+            running.effects = effects;
+            return Some(result);
+        }
+        running.settle_began = Some(Instant::now());
+        Some(match self.release(effects).await {
+            Ok(()) => result,
+            Err(error) => {
+                let message = format!("the attempt's messages could be neither published nor kept: {error}");
+                Err(Failure::new(FailureCode::HostError, message))
+            }
+        })
+    }
+
+    /// Publishes what a guest published; what the bus does not take now is kept in the outbox.
+    async fn release(&self, effects: Vec<Message>) -> Result<(), store::Error> {
+        let mut kept = Vec::new();
+        for message in effects {
+            // After one refusal the rest goes the same way, so that order holds.
+            if !kept.is_empty() {
+                kept.push(message);
+            } else if let Err(error) = self.bus.publish(message.clone()).await {
+                tracing::debug!(subject = %message.subject, "the bus did not take a message, it is kept: {error}");
+                kept.push(message);
+            }
+        }
+        if kept.is_empty() {
+            return Ok(());
+        }
+        self.store.outbox_add(kept).await?;
+        self.outbox_wake.notify_one();
+        Ok(())
+    }
+
+    async fn failed_inline(&self, mut running: Running<'_>, failure: Failure, mut tried: Vec<FailedAttempt>) -> Answer {
+        running.settle_began.get_or_insert_with(Instant::now);
+        let custody = running.invocation.custody;
+        if custody == Custody::Caller {
+            return running.failed(failure);
+        }
+        let version = running.version.clone().expect("an attempt was made");
+        let first_seen = tried.first().map_or(running.invocation.received_at, |first| first.started_at);
+        let decision = decide(&version, running.invocation.attempt, first_seen, &failure);
+        let this = running.failed_attempt(&failure, decision);
+        match decision {
+            Decision::Dead(reason) => {
+                tried.push(this);
+                let dead = self.dead_letter(running.invocation.clone(), Some(&version), tried, reason, &failure, 0);
+                match self.bury(dead, custody).await {
+                    Ok(()) => running.dead(reason, failure),
+                    Err(error) => running.store_unavailable(&error),
+                }
+            }
+            Decision::Retry(delay) if custody == Custody::Source => {
+                let id = running.invocation.invocation_id;
+                log_store("remember an attempt", self.store.remember_attempt(id, this).await);
+                running.retry(delay, failure.clone());
+                Answer::Retry { after: delay, failure }
+            }
+            Decision::Retry(delay) => {
+                tried.push(this);
+                let mut invocation = running.invocation.clone();
+                invocation.version = Some(version.number);
+                invocation.attempt += 1;
+                let run_at = Utc::now() + delay;
+                let queued = QueuedInvocation { invocation, run_at, attempts: tried, redrive_count: 0 };
+                match self.keep(queued).await {
+                    Ok(()) => {
+                        running.retry(delay, failure.clone());
+                        Answer::Kept(failure)
+                    }
+                    Err(error) => running.store_unavailable(&error),
+                }
+            }
+        }
+    }
+
+    /// Shutdown cut the attempt: whoever holds the event hands it out again, and the attempt is not counted.
+    async fn cut_inline(&self, running: Running<'_>) -> Answer {
+        if running.invocation.custody == Custody::Engine {
+            let mut invocation = running.invocation.clone();
+            invocation.version = running.version.as_ref().map(|version| version.number);
+            let queued = QueuedInvocation { invocation, run_at: Utc::now(), attempts: Vec::new(), redrive_count: 0 };
+            if let Err(error) = self.store.keep(queued).await {
+                tracing::error!(invocation = %running.invocation.invocation_id, "an event was lost at shutdown: {error}");
+            }
+        }
+        running.cancelled()
+    }
+
+    fn too_deep(&self, invocation: &InvocationContext) -> Failure {
+        let message = format!(
+            "the event is {} functions deep, the limit is {}: look for functions that cause one another",
+            invocation.depth, self.settings.max_depth
+        );
+        Failure::new(FailureCode::Denied, message).permanent()
+    }
+
+    async fn refuse_depth(&self, running: Running<'_>) -> Answer {
+        let failure = self.too_deep(&running.invocation);
+        let reason = DeadReason::DepthExceeded;
+        let dead = self.dead_letter(running.invocation.clone(), None, Vec::new(), reason, &failure, 0);
+        match self.bury(dead, running.invocation.custody).await {
+            Ok(()) => running.dead(reason, failure),
+            Err(error) => running.store_unavailable(&error),
+        }
+    }
+
+    /// Keeps a retry as a row. Nobody else has the event, so an unavailable store is waited for.
+    async fn keep(&self, queued: QueuedInvocation) -> store::Result<()> {
+        self.insist("keep a retry", || self.store.keep(queued.clone())).await?;
+        self.queue_wake.notify_one();
+        Ok(())
+    }
+
+    /// Repeats a store operation until it succeeds or attempts are cut. What waits here is bounded by its source.
+    async fn insist<F>(&self, what: &str, mut operation: impl FnMut() -> F) -> store::Result<()>
+    where
+        F: Future<Output = store::Result<()>>,
+    {
+        let mut delay = Duration::from_millis(50);
+        loop {
+            let error = match operation().await {
+                Ok(()) => return Ok(()),
+                Err(error @ store::Error::Unavailable(_)) => error,
+                Err(error) => return Err(error),
+            };
+            tracing::warn!("cannot {what}, trying again: {error}");
+            tokio::select! {
+                () = tokio::time::sleep(delay) => delay = (delay * 2).min(Duration::from_secs(5)),
+                () = self.cut.cancelled() => {
+                    tracing::error!("cannot {what} before the end, an event is lost: {error}");
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    async fn accept_queued(&self, invocation: InvocationContext) -> Result<Accepted, Refused> {
+        let counters = self.target(&invocation.binding).counters;
+        counters.accepted();
+        let refuse = |reason: Shed, message: Cow<'static, str>| {
+            counters.shed(reason, 1);
+            Err(Refused { reason, message, retry_after: RETRY_AFTER })
+        };
+        if self.draining.is_cancelled() {
+            return refuse(Shed::ShuttingDown, "the engine is shutting down".into());
+        }
+        let Some(route) = self.target(&invocation.binding).route else {
+            return refuse(Shed::Overload, "the function is not deployed".into());
+        };
+        let definition = &route.version.load().definition;
+        if !definition.is_public && needs_caller(&invocation) {
+            return refuse(Shed::Forbidden, "the function is not public".into());
+        }
+        if invocation.payload.len() as u64 > definition.max_input_bytes {
+            let (size, limit) = (invocation.payload.len(), definition.max_input_bytes);
+            return refuse(Shed::TooLarge, format!("the payload has {size} bytes, the limit is {limit}").into());
+        }
+        let run_at = invocation.scheduled_at.unwrap_or(invocation.received_at);
+        let queued = QueuedInvocation { invocation, run_at, attempts: Vec::new(), redrive_count: 0 };
+        match self.store.accept(vec![queued]).await {
+            Ok(accepted) => {
+                let accepted = accepted[0];
+                if accepted.duplicate {
+                    counters.skipped(SkipReason::Duplicate);
+                } else {
+                    self.queue_wake.notify_one();
+                }
+                Ok(accepted)
+            }
+            Err(error) => refuse(Shed::StoreUnavailable, error.to_string().into()),
+        }
+    }
+}
+
+/// What a source is told about when to come back, where nothing better is known.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+fn needs_caller(invocation: &InvocationContext) -> bool {
+    matches!(invocation.binding.trigger_type, Kind::Http | Kind::Websocket) && invocation.caller.is_none()
+}
+
+fn decide(version: &Version, attempt: u32, first_seen: DateTime<Utc>, failure: &Failure) -> Decision {
+    let age = (Utc::now() - first_seen).to_std().unwrap_or_default();
+    retry::decide(&version.retry, attempt, age, failure, fastrand::f64())
+}
+
+fn log_store(what: &str, result: store::Result<()>) {
+    if let Err(error) = result {
+        tracing::warn!("cannot {what}: {error}");
+    }
+}
+
+fn store_refused(error: &store::Error) -> Refused {
+    Refused { reason: Shed::StoreUnavailable, message: error.to_string().into(), retry_after: RETRY_AFTER }
+}
+
+impl Dispatch for Dispatcher {
+    fn dispatch(&self, invocation: InvocationContext) -> BoxFuture<'_, Answer> {
+        Box::pin(self.dispatch_inline(invocation))
+    }
+
+    fn accept(&self, invocation: InvocationContext) -> BoxFuture<'_, Result<Accepted, Refused>> {
+        Box::pin(self.accept_queued(invocation))
+    }
+
+    fn status(&self, invocation_id: Uuid) -> BoxFuture<'_, Result<Option<Status>, Refused>> {
+        Box::pin(async move { self.store.status(invocation_id).await.map_err(|error| store_refused(&error)) })
+    }
+
+    fn last_scheduled(&self, binding: &Binding) -> BoxFuture<'_, Result<Option<DateTime<Utc>>, Refused>> {
+        let binding = binding.clone();
+        Box::pin(async move { self.store.last_scheduled(binding).await.map_err(|error| store_refused(&error)) })
+    }
+
+    fn count_shed(&self, binding: &Binding, reason: Shed, events: u64) {
+        let counters = self.ledger.counters(binding);
+        counters.accepted_many(events);
+        counters.shed(reason, events);
+    }
+}
+
+/// An invocation under way: whatever becomes of it, it leaves one record and one count.
+///
+/// Every ending consumes it. Dropped without one (the caller went away and took the future with it), it ends as
+/// cancelled.
+struct Running<'a> {
+    dispatcher: &'a Dispatcher,
+    counters: Arc<Counters>,
+    invocation: InvocationContext,
+    /// Whether a row of the queue stands behind it.
+    queued: bool,
+    version: Option<Arc<Version>>,
+    wait: Duration,
+    load: Duration,
+    instantiate: Duration,
+    run: Duration,
+    settle_began: Option<Instant>,
+    memory_peak_bytes: u64,
+    effects: Vec<Message>,
+    detail: Option<Box<crate::executor::Detail>>,
+    ended: bool,
+}
+
+impl<'a> Running<'a> {
+    fn new(dispatcher: &'a Dispatcher, counters: Arc<Counters>, invocation: InvocationContext) -> Self {
+        counters.accepted();
+        Self::begin(dispatcher, counters, invocation)
+    }
+
+    fn begin(dispatcher: &'a Dispatcher, counters: Arc<Counters>, invocation: InvocationContext) -> Self {
+        Self {
+            dispatcher,
+            counters,
+            invocation,
+            queued: false,
+            version: None,
+            wait: Duration::ZERO,
+            load: Duration::ZERO,
+            instantiate: Duration::ZERO,
+            run: Duration::ZERO,
+            settle_began: None,
+            memory_peak_bytes: 0,
+            effects: Vec::new(),
+            detail: None,
+            ended: false,
+        }
+    }
+
+    /// One that comes from a row: it was counted when it was accepted.
+    fn from_row(dispatcher: &'a Dispatcher, counters: Arc<Counters>, invocation: InvocationContext) -> Self {
+        let mut running = Self::begin(dispatcher, counters, invocation);
+        running.queued = true;
+        running
+    }
+
+    fn failed_attempt(&self, failure: &Failure, decision: Decision) -> FailedAttempt {
+        let duration = self.load + self.instantiate + self.run;
+        FailedAttempt {
+            number: self.invocation.attempt,
+            version: self.version.as_ref().map_or(0, |version| version.number),
+            started_at: Utc::now() - duration,
+            duration_ms: duration.as_millis() as u64,
+            failure: failure.clone(),
+            retry_delay_ms: match decision {
+                Decision::Retry(delay) => Some(delay.as_millis() as u64),
+                Decision::Dead(_) => None,
+            },
+        }
+    }
+
+    fn ok(mut self, response: Response) -> Answer {
+        self.counters.ok();
+        self.end(Outcome::Ok, response.body.len() as u64, None);
+        Answer::Ok(response)
+    }
+
+    fn failed(mut self, failure: Failure) -> Answer {
+        self.counters.failed(failure.code);
+        self.end(Outcome::Failed, 0, Some((failure.clone(), None)));
+        Answer::Failed(failure)
+    }
+
+    fn dead(mut self, reason: DeadReason, failure: Failure) -> Answer {
+        self.counters.dead(reason);
+        self.end(Outcome::Dead(reason), 0, Some((failure.clone(), None)));
+        Answer::Dead { reason, failure }
+    }
+
+    /// It failed and will be tried again: the invocation has not ended, its attempt has.
+    fn retry(mut self, delay: Duration, failure: Failure) {
+        self.counters.retry(failure.code);
+        self.end(Outcome::Retry, 0, Some((failure, Some(delay))));
+    }
+
+    fn shed(mut self, reason: Shed) -> Answer {
+        self.counters.shed(reason, 1);
+        self.end(Outcome::Shed(reason), 0, None);
+        Answer::Shed { reason, retry_after: RETRY_AFTER }
+    }
+
+    fn skipped(mut self, reason: SkipReason) -> Answer {
+        self.counters.skipped(reason);
+        self.end(Outcome::Skipped(reason), 0, None);
+        Answer::Skipped(reason)
+    }
+
+    fn cancelled(mut self) -> Answer {
+        self.counters.cancelled();
+        self.end(Outcome::Cancelled, 0, None);
+        Answer::Cancelled
+    }
+
+    fn store_unavailable(self, error: &store::Error) -> Answer {
+        tracing::warn!(invocation = %self.invocation.invocation_id, "an event was turned away: {error}");
+        self.shed(Shed::StoreUnavailable)
+    }
+
+    /// Writes the record. The invocation gives it what is its own, since nobody needs that any more.
+    fn end(&mut self, outcome: Outcome, output_bytes: u64, failed: Option<(Failure, Option<Duration>)>) {
+        self.ended = true;
+        let total = self.invocation.received.elapsed();
+        let settle = self.settle_began.map_or(Duration::ZERO, |began| began.elapsed());
+        let ran = self.load + self.instantiate + self.run;
+        let nanos = |duration: Duration| duration.as_nanos() as u64;
+        let phases = Phases {
+            // Nothing was settled: what is neither load nor guest was the way to the slot.
+            wait: nanos(self.wait.max(total.saturating_sub(ran + settle))),
+            load: nanos(self.load),
+            instantiate: nanos(self.instantiate),
+            run: nanos(self.run),
+            settle: nanos(settle),
+        };
+        let invocation = &mut self.invocation;
+        let record = Record {
+            invocation_id: invocation.invocation_id,
+            binding: invocation.binding.clone(),
+            version: self.version.take(),
+            attempt: invocation.attempt,
+            depth: invocation.depth,
+            parent: invocation.parent,
+            trace_id: invocation.trace.trace_id,
+            span_id: invocation.trace.span_id,
+            parent_span: invocation.trace.parent_span,
+            started_at: invocation.received_at,
+            phases,
+            outcome,
+            input_bytes: invocation.payload.len() as u64,
+            output_bytes,
+            memory_peak_bytes: self.memory_peak_bytes,
+            request_id: invocation.request_id.take(),
+            caller: invocation.caller.take(),
+            subject: std::mem::take(&mut invocation.subject),
+            failed: failed.map(|(failure, delay)| {
+                let retry_delay_ms = delay.map(|delay| delay.as_millis() as u64);
+                Box::new(Failed { failure, retry_delay_ms })
+            }),
+            detail: self.detail.take(),
+        };
+        crate::telemetry::attempt_ended(&record);
+        self.dispatcher.ring.push(record);
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.counters.cancelled();
+            self.end(Outcome::Cancelled, 0, None);
+        }
+    }
+}

@@ -197,5 +197,15 @@ pub const MAX_HOST_OPS: usize = 128;
 /// A module and, once somebody needed it, its compiled form. Shared by every version with the same bytes.
 #[derive(Debug)]
 pub struct ModuleSlot {
-    digest: Digest,
+    /// The module's digest.
+    pub digest: Digest,
+    /// How it is called.
+    pub abi: Abi,
+}
+
+impl ModuleSlot {
+    /// A module that nobody needed yet.
+    pub fn new(digest: Digest, abi: Abi) -> Self {
+        Self { digest, abi }
+    }
 }

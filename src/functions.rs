@@ -1,6 +1,7 @@
 //! Functions, their definitions and versions: what they are, not how they run.
 
 mod registry;
+mod versions;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
 pub use registry::{Registry, Route};
+pub use versions::Versions;
 
 use crate::dispatch::retry::Policy;
 

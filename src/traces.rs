@@ -122,25 +122,25 @@ pub struct Record {
     pub output_bytes: u64,
     /// Peak of the guest's memory, in bytes.
     pub memory_peak_bytes: u64,
-    /// What only some records have.
-    pub more: Option<Box<More>>,
-}
-
-/// What only some records have.
-#[derive(Clone, Debug, Default)]
-pub struct More {
-    /// What went wrong.
-    pub failure: Option<Failure>,
-    /// When the next attempt is due, in milliseconds after this one ended.
-    pub retry_delay_ms: Option<u64>,
     /// What the caller calls the request.
     pub request_id: Option<Box<str>>,
     /// Who called.
     pub caller: Option<Box<str>>,
     /// What the event was about.
     pub subject: Box<str>,
+    /// What went wrong, and when the next attempt is due.
+    pub failed: Option<Box<Failed>>,
     /// Logs and host operations.
     pub detail: Option<Box<Detail>>,
+}
+
+/// How an attempt failed.
+#[derive(Clone, Debug)]
+pub struct Failed {
+    /// What went wrong.
+    pub failure: Failure,
+    /// The delay before the next attempt, in milliseconds; `None` where there is none.
+    pub retry_delay_ms: Option<u64>,
 }
 
 /// An attempt as the store and the API hold it.
@@ -206,7 +206,6 @@ pub struct TraceRow {
 
 impl From<&Record> for TraceRow {
     fn from(record: &Record) -> Self {
-        let more = record.more.as_deref().cloned().unwrap_or_default();
         Self {
             invocation_id: record.invocation_id,
             attempt: record.attempt,
@@ -216,8 +215,8 @@ impl From<&Record> for TraceRow {
             started_at: record.started_at,
             phases: record.phases,
             outcome: record.outcome,
-            failure: more.failure,
-            retry_delay_ms: more.retry_delay_ms,
+            failure: record.failed.as_ref().map(|failed| failed.failure.clone()),
+            retry_delay_ms: record.failed.as_ref().and_then(|failed| failed.retry_delay_ms),
             depth: record.depth,
             parent: record.parent,
             trace_id: format!("{:032x}", record.trace_id),
@@ -226,10 +225,10 @@ impl From<&Record> for TraceRow {
             input_bytes: record.input_bytes,
             output_bytes: record.output_bytes,
             memory_peak_bytes: record.memory_peak_bytes,
-            request_id: more.request_id,
-            caller: more.caller,
-            subject: more.subject,
-            detail: more.detail,
+            request_id: record.request_id.clone(),
+            caller: record.caller.clone(),
+            subject: record.subject.clone(),
+            detail: record.detail.clone(),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 /// The most slots that the engine or a function may have.
 pub const MAX_SLOTS: usize = 10_000;
@@ -119,15 +120,27 @@ impl Slots {
             return Ok(slot);
         }
         let _place = self.place_in_line()?;
-        let wait = async {
-            let of_function = match function.semaphore() {
-                Some(semaphore) => semaphore.acquire_owned().await.ok(),
-                None => None,
-            };
-            let engine = self.engine.clone().acquire_owned().await.map_err(|_| Full)?;
-            Ok(Slot { _engine: engine, _function: of_function })
+        tokio::time::timeout(self.max_wait, self.wait(function)).await.unwrap_or(Err(Full))
+    }
+
+    /// Waits for a slot without a bound, for work that is kept elsewhere. `None` once `stop` is cancelled.
+    pub async fn acquire_patiently(&self, function: &FunctionSlots, stop: &CancellationToken) -> Option<Slot> {
+        if let Some(slot) = self.try_acquire(function) {
+            return Some(slot);
+        }
+        tokio::select! {
+            slot = self.wait(function) => slot.ok(),
+            () = stop.cancelled() => None,
+        }
+    }
+
+    async fn wait(&self, function: &FunctionSlots) -> Result<Slot, Full> {
+        let of_function = match function.semaphore() {
+            Some(semaphore) => semaphore.acquire_owned().await.ok(),
+            None => None,
         };
-        tokio::time::timeout(self.max_wait, wait).await.unwrap_or(Err(Full))
+        let engine = self.engine.clone().acquire_owned().await.map_err(|_| Full)?;
+        Ok(Slot { _engine: engine, _function: of_function })
     }
 
     fn place_in_line(&self) -> Result<Place<'_>, Full> {

@@ -17,6 +17,13 @@ pub struct Route {
     pub slots: FunctionSlots,
 }
 
+impl Route {
+    /// The route of a version that is not routed: rows that began on it end on it.
+    pub fn detached(version: Arc<Version>, concurrency: Option<u32>) -> Self {
+        Self { version: ArcSwap::new(version), slots: FunctionSlots::new(concurrency) }
+    }
+}
+
 /// Namespace → name → route.
 type Routes = HashMap<Box<str>, HashMap<Box<str>, Arc<Route>>>;
 
@@ -49,7 +56,7 @@ impl Registry {
                     route.version.store(version);
                     route
                 }
-                None => Arc::new(Route { slots: FunctionSlots::new(concurrency), version: ArcSwap::new(version) }),
+                None => Arc::new(Route::detached(version, concurrency)),
             };
             routes.entry(namespace.into()).or_default().insert(name.into(), route);
         }

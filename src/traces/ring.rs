@@ -184,7 +184,11 @@ mod tests {
             input_bytes: 0,
             output_bytes: 0,
             memory_peak_bytes: 0,
-            more: None,
+            request_id: None,
+            caller: None,
+            subject: Box::default(),
+            failed: None,
+            detail: None,
         }
     }
 

@@ -105,6 +105,8 @@ words! {
         StoreUnavailable = "store_unavailable",
         /// The event is larger than the engine takes.
         TooLarge = "too_large",
+        /// The function is not public and the caller is not authenticated.
+        Forbidden = "forbidden",
         /// The client library or server dropped messages because the subscriber was slow.
         SlowConsumer = "slow_consumer",
     }

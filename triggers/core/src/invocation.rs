@@ -63,7 +63,7 @@ impl fmt::Display for Kind {
 }
 
 /// One trigger of one function: the part of an invocation that is the same for all events of a source.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Binding {
     /// The function's namespace.
     pub namespace: Box<str>,
