@@ -1,0 +1,444 @@
+//! What the command line asks: functions, triggers, traces, dead letters, publishing, reload.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use base64::Engine as _;
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use trigger_core::bus::BusError;
+use trigger_core::{Binding, Dispatch as _, Headers, Message, StatusState};
+use uuid::Uuid;
+
+use crate::engine::{Engine, Error as EngineError};
+use crate::store::{self, DeadLetterFilter, DeadLetterSummary, Redriven, TraceFilter};
+use crate::traces::TraceRow;
+
+type App = State<Arc<Engine>>;
+
+/// The most rows that one listing answers.
+const MAX_LIMIT: u32 = 1_000;
+
+pub(super) fn routes() -> Router<Arc<Engine>> {
+    Router::new()
+        .route("/api/v1/functions", get(functions))
+        .route("/api/v1/functions/{name}/versions", get(versions))
+        .route("/api/v1/triggers", get(triggers))
+        .route("/api/v1/traces", get(traces))
+        .route("/api/v1/traces/{invocation_id}", get(trace))
+        .route("/api/v1/invocations/{invocation_id}", get(invocation))
+        .route("/api/v1/dead-letters", get(dead_letters))
+        .route("/api/v1/dead-letters/{invocation_id}", get(dead_letter))
+        .route("/api/v1/dead-letters/{invocation_id}/redrive", post(redrive))
+        .route("/api/v1/publish", post(publish))
+        .route("/api/v1/reload", post(reload))
+}
+
+/// An error of the API: RFC 9457 problem details with a stable code.
+struct Problem {
+    status: StatusCode,
+    code: &'static str,
+    detail: String,
+}
+
+impl Problem {
+    fn not_found(what: &str) -> Self {
+        Self { status: StatusCode::NOT_FOUND, code: "not_found", detail: format!("no such {what}") }
+    }
+}
+
+impl From<store::Error> for Problem {
+    fn from(error: store::Error) -> Self {
+        let (status, code) = match error {
+            store::Error::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"),
+            store::Error::Incompatible(_) | store::Error::Corrupt { .. } => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "store_corrupt")
+            }
+        };
+        Self { status, code, detail: error.to_string() }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let body = serde_json::json!({
+            "type": "about:blank",
+            "title": self.status.canonical_reason(),
+            "status": self.status.as_u16(),
+            "code": self.code,
+            "detail": self.detail,
+        });
+        (self.status, [("content-type", "application/problem+json")], body.to_string()).into_response()
+    }
+}
+
+type Answer<T> = Result<Json<T>, Problem>;
+
+/// A page of a listing, newest first.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Listing<T> {
+    /// The rows.
+    pub items: Vec<T>,
+}
+
+/// A function, its routed version and its triggers.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct FunctionView {
+    /// The routed version.
+    #[serde(flatten)]
+    pub version: VersionView,
+    /// Its triggers.
+    pub triggers: Vec<TriggerView>,
+}
+
+/// A version of a function.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct VersionView {
+    /// The function's namespace.
+    pub namespace: String,
+    /// The function's name.
+    pub name: String,
+    /// Number of the version.
+    pub version: u32,
+    /// The module's digest.
+    pub digest: String,
+    /// The module's size in bytes.
+    pub module_bytes: u64,
+    /// How the module is called.
+    pub abi: String,
+    /// When it was deployed.
+    pub created_at: DateTime<Utc>,
+    /// Whether it serves now.
+    pub routed: bool,
+    /// The definition.
+    pub definition: crate::functions::Definition,
+}
+
+impl From<store::VersionRow> for VersionView {
+    fn from(row: store::VersionRow) -> Self {
+        let mut definition = row.definition;
+        // What is set there may be a secret; that it is set is no secret.
+        definition.env_vars.values_mut().for_each(|value| *value = "(set)".to_owned());
+        Self {
+            namespace: definition.namespace.clone(),
+            name: definition.name.clone(),
+            version: row.number,
+            digest: row.digest.to_string(),
+            module_bytes: row.module_bytes,
+            abi: row.abi.as_str().to_owned(),
+            created_at: row.created_at,
+            routed: row.routed,
+            definition,
+        }
+    }
+}
+
+/// A trigger and how it is.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct TriggerView {
+    /// The trigger.
+    #[serde(flatten)]
+    pub binding: Binding,
+    /// What it listens to, in a line.
+    pub description: String,
+    /// Why it cannot do its work at the moment.
+    pub degraded: Option<String>,
+}
+
+fn trigger_views(engine: &Engine) -> Vec<TriggerView> {
+    engine
+        .triggers()
+        .into_iter()
+        .map(|health| TriggerView {
+            description: engine.describe(&health.row),
+            binding: health.row.binding,
+            degraded: health.degraded,
+        })
+        .collect()
+}
+
+async fn functions(State(engine): App) -> Answer<Listing<FunctionView>> {
+    let triggers = trigger_views(&engine);
+    let functions = engine.store.functions().await?;
+    let view = |row: store::FunctionRow| {
+        let version = VersionView::from(row.version);
+        let of_function = |trigger: &&TriggerView| {
+            *trigger.binding.namespace == *version.namespace && *trigger.binding.function_name == *version.name
+        };
+        let triggers = triggers.iter().filter(of_function);
+        let triggers = triggers
+            .map(|trigger| TriggerView {
+                binding: trigger.binding.clone(),
+                description: trigger.description.clone(),
+                degraded: trigger.degraded.clone(),
+            })
+            .collect();
+        FunctionView { version, triggers }
+    };
+    Ok(Json(Listing { items: functions.into_iter().map(view).collect() }))
+}
+
+async fn versions(State(engine): App, Path(name): Path<String>) -> Answer<Listing<VersionView>> {
+    let versions = engine.store.versions(engine.config.namespace.clone(), name).await?;
+    if versions.is_empty() {
+        return Err(Problem::not_found("function"));
+    }
+    Ok(Json(Listing { items: versions.into_iter().map(VersionView::from).collect() }))
+}
+
+async fn triggers(State(engine): App) -> Answer<Listing<TriggerView>> {
+    Ok(Json(Listing { items: trigger_views(&engine) }))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TraceQuery {
+    function: Option<String>,
+    outcome: Option<String>,
+    before: Option<DateTime<Utc>>,
+    limit: Option<u32>,
+}
+
+/// An invocation's attempts, oldest first.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct TraceView {
+    /// The invocation.
+    pub invocation_id: Uuid,
+    /// Its attempts.
+    pub attempts: Vec<TraceRow>,
+}
+
+/// The newest attempts: from memory where that is enough, else from the store.
+async fn traces(State(engine): App, Query(query): Query<TraceQuery>) -> Answer<Listing<TraceRow>> {
+    let limit = query.limit.unwrap_or(50).clamp(1, MAX_LIMIT);
+    let in_memory = match (&query.function, query.outcome.as_deref(), query.before) {
+        (None, None, None) => engine.ring.recent(limit as usize),
+        (Some(function), None, None) => engine.ring.by_function(function, limit as usize),
+        _ => Vec::new(),
+    };
+    if in_memory.len() == limit as usize {
+        return Ok(Json(Listing { items: in_memory.iter().map(TraceRow::from).collect() }));
+    }
+    let filter = TraceFilter {
+        function_name: query.function,
+        invocation_id: None,
+        outcome: query.outcome,
+        before: query.before,
+        limit,
+    };
+    let stored = engine.store.traces(filter).await?;
+    let mut items: Vec<TraceRow> = in_memory.iter().map(TraceRow::from).collect();
+    let known: std::collections::HashSet<(Uuid, u32, DateTime<Utc>)> =
+        items.iter().map(|row| (row.invocation_id, row.attempt, row.started_at)).collect();
+    items.extend(stored.into_iter().filter(|row| !known.contains(&(row.invocation_id, row.attempt, row.started_at))));
+    items.sort_by_key(|row| std::cmp::Reverse(row.started_at));
+    items.truncate(limit as usize);
+    Ok(Json(Listing { items }))
+}
+
+async fn trace(State(engine): App, Path(invocation_id): Path<Uuid>) -> Answer<TraceView> {
+    let filter = TraceFilter { invocation_id: Some(invocation_id), limit: MAX_LIMIT, ..TraceFilter::default() };
+    let mut attempts = engine.store.traces(filter).await?;
+    let known: std::collections::HashSet<(u32, i64)> =
+        attempts.iter().map(|row| (row.attempt, row.started_at.timestamp_micros())).collect();
+    let in_memory = engine.ring.invocation(invocation_id);
+    attempts.extend(
+        in_memory
+            .iter()
+            .map(TraceRow::from)
+            .filter(|row| !known.contains(&(row.attempt, row.started_at.timestamp_micros()))),
+    );
+    if attempts.is_empty() {
+        return Err(Problem::not_found("trace"));
+    }
+    attempts.sort_by_key(|row| row.started_at);
+    Ok(Json(TraceView { invocation_id, attempts }))
+}
+
+/// How an accepted invocation stands.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct InvocationView {
+    /// The invocation.
+    pub invocation_id: Uuid,
+    /// `queued`, `running`, `ok` or `dead`.
+    pub state: String,
+    /// Attempts made or under way.
+    pub attempts: u32,
+    /// When it is due, while it is queued.
+    pub run_at: Option<DateTime<Utc>>,
+    /// The answer, if it ended well; text where it is text, else base64.
+    pub body: Option<String>,
+    /// Why it was given up on.
+    pub reason: Option<String>,
+}
+
+async fn invocation(State(engine): App, Path(invocation_id): Path<Uuid>) -> Answer<InvocationView> {
+    let status = engine.dispatcher.status(invocation_id).await.map_err(|refused| Problem {
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        code: refused.reason.as_str(),
+        detail: refused.message.into_owned(),
+    })?;
+    let status = status.ok_or_else(|| Problem::not_found("invocation"))?;
+    let mut view = InvocationView {
+        invocation_id,
+        state: String::new(),
+        attempts: status.attempts,
+        run_at: None,
+        body: None,
+        reason: None,
+    };
+    match status.state {
+        StatusState::Queued { run_at } => {
+            view.state = "queued".to_owned();
+            view.run_at = Some(run_at);
+        }
+        StatusState::Running => view.state = "running".to_owned(),
+        StatusState::Ok { body, .. } => {
+            view.state = "ok".to_owned();
+            view.body = Some(match std::str::from_utf8(&body) {
+                Ok(text) => text.to_owned(),
+                Err(_) => base64::engine::general_purpose::STANDARD.encode(&body),
+            });
+        }
+        StatusState::Dead { reason, .. } => {
+            view.state = "dead".to_owned();
+            view.reason = Some(reason.as_str().to_owned());
+        }
+    }
+    Ok(Json(view))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DeadLetterQuery {
+    function: Option<String>,
+    reason: Option<trigger_core::DeadReason>,
+    #[serde(default)]
+    include_redriven: bool,
+    before: Option<DateTime<Utc>>,
+    limit: Option<u32>,
+}
+
+async fn dead_letters(State(engine): App, Query(query): Query<DeadLetterQuery>) -> Answer<Listing<DeadLetterSummary>> {
+    let filter = DeadLetterFilter {
+        namespace: Some(engine.config.namespace.clone()),
+        function_name: query.function,
+        reason: query.reason,
+        include_redriven: query.include_redriven,
+        before: query.before,
+        limit: query.limit.unwrap_or(50).clamp(1, MAX_LIMIT),
+    };
+    Ok(Json(Listing { items: engine.store.dead_letters(filter).await? }))
+}
+
+async fn dead_letter(State(engine): App, Path(invocation_id): Path<Uuid>) -> Answer<serde_json::Value> {
+    let found = engine.store.dead_letter(invocation_id).await?;
+    let (dead, redriven_at) = found.ok_or_else(|| Problem::not_found("dead letter"))?;
+    let mut envelope = dead.envelope();
+    envelope["data"]["redriven_at"] = serde_json::json!(redriven_at);
+    Ok(Json(envelope))
+}
+
+/// What a redrive did.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RedriveView {
+    /// The dead letter's invocation, which runs again under the same id.
+    pub invocation_id: Uuid,
+    /// `queued`, or `already` where it was redriven before and has not died since.
+    pub state: String,
+}
+
+async fn redrive(State(engine): App, Path(invocation_id): Path<Uuid>) -> Answer<RedriveView> {
+    let state = match engine.dispatcher.redrive(invocation_id).await? {
+        Redriven::Queued => "queued",
+        Redriven::Already => "already",
+        Redriven::Unknown => return Err(Problem::not_found("dead letter")),
+    };
+    Ok(Json(RedriveView { invocation_id, state: state.to_owned() }))
+}
+
+/// A message to publish. The payload is given once: as text, or in base64.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PublishRequest {
+    /// The subject.
+    pub subject: String,
+    /// The payload as text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<String>,
+    /// The payload in base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload_base64: Option<String>,
+    /// Headers, in order.
+    #[serde(default)]
+    pub headers: Vec<(String, String)>,
+}
+
+/// What was published.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PublishView {
+    /// The subject.
+    pub subject: String,
+    /// Bytes of payload.
+    pub bytes: usize,
+}
+
+async fn publish(State(engine): App, Json(request): Json<PublishRequest>) -> Answer<PublishView> {
+    let invalid = |detail: String| Problem { status: StatusCode::BAD_REQUEST, code: "invalid", detail };
+    let payload = match (request.payload, request.payload_base64) {
+        (Some(_), Some(_)) => {
+            return Err(invalid("give either payload or payload_base64, not both".to_owned()));
+        }
+        (Some(text), None) => Bytes::from(text),
+        (None, Some(encoded)) => base64::engine::general_purpose::STANDARD
+            .decode(encoded)
+            .map_err(|error| invalid(format!("payload_base64: {error}")))?
+            .into(),
+        (None, None) => Bytes::new(),
+    };
+    let headers = request.headers.into_iter().map(|(name, value)| (name, Bytes::from(value))).collect::<Vec<_>>();
+    let headers = if headers.is_empty() { Headers::None } else { Headers::List(headers) };
+    let bytes = payload.len();
+    let message = Message { subject: request.subject.as_str().into(), reply: None, headers, payload };
+    engine.bus.publish_durably(message).await.map_err(|error| {
+        let (status, code) = match error {
+            BusError::InvalidSubject { .. } => (StatusCode::BAD_REQUEST, "invalid_subject"),
+            BusError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
+            BusError::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "bus_unavailable"),
+        };
+        Problem { status, code, detail: error.to_string() }
+    })?;
+    Ok(Json(PublishView { subject: request.subject, bytes }))
+}
+
+/// What a reload did.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ReloadView {
+    /// Every function: name, version that serves, whether it is new.
+    pub functions: Vec<(String, u32, bool)>,
+}
+
+async fn reload(State(engine): App) -> Answer<ReloadView> {
+    match engine.reload().await {
+        Ok(applied) => Ok(Json(ReloadView {
+            functions: applied.functions.into_iter().map(|one| (one.name, one.version, one.created)).collect(),
+        })),
+        Err(EngineError::Store(error)) => Err(error.into()),
+        Err(error @ EngineError::Bind(_)) => {
+            Err(Problem { status: StatusCode::CONFLICT, code: "bind", detail: error.to_string() })
+        }
+        Err(EngineError::Manifest(report)) => Err(Problem {
+            status: StatusCode::UNPROCESSABLE_ENTITY,
+            code: "manifest",
+            detail: crate::cli::check::render_text(&report, false),
+        }),
+        Err(error @ EngineError::Executor(_)) => {
+            Err(Problem { status: StatusCode::INTERNAL_SERVER_ERROR, code: "executor", detail: error.to_string() })
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Health and metrics (Prometheus text format 0.0.4).
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+
+use crate::engine::Engine;
+
+pub(super) fn routes() -> Router<Arc<Engine>> {
+    Router::new()
+        .route("/health/live", get(|| async { "live\n" }))
+        .route("/health/ready", get(ready))
+        .route("/metrics", get(metrics))
+}
+
+/// Ready while the store answers. A trigger or a bus that is away is told, but the others work, so it does not make
+/// the engine unready.
+async fn ready(State(engine): State<Arc<Engine>>) -> Response {
+    let degraded: Vec<String> = engine
+        .bus
+        .degraded()
+        .map(|why| format!("bus: {why}"))
+        .into_iter()
+        .chain(engine.triggers().into_iter().filter_map(|trigger| {
+            trigger.degraded.map(|why| format!("trigger {}: {why}", trigger.row.binding.path()))
+        }))
+        .collect();
+    let store = engine.store.depths().await;
+    let status = if store.is_ok() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let body = serde_json::json!({
+        "ready": store.is_ok(),
+        "store": store.err().map(|error| error.to_string()),
+        "degraded": degraded,
+    });
+    (status, axum::Json(body)).into_response()
+}
+
+/// A label's value, escaped as the format asks.
+fn escape(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+async fn metrics(State(engine): State<Arc<Engine>>) -> Response {
+    let mut text = String::new();
+    let mut family = |name: &str, kind: &str, help: &str, samples: Vec<(String, u64)>| {
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        for (labels, value) in samples {
+            let _ = writeln!(text, "{name}{labels} {value}");
+        }
+    };
+    let mut accepted = Vec::new();
+    let mut outcomes = Vec::new();
+    let mut retries = Vec::new();
+    for (binding, counters) in engine.dispatcher.ledger().all() {
+        let labels = format!(
+            "namespace=\"{}\",function=\"{}\",trigger=\"{}\",kind=\"{}\"",
+            escape(&binding.namespace),
+            escape(&binding.function_name),
+            escape(&binding.trigger_id),
+            binding.trigger_type
+        );
+        for (name, reason, count) in counters.read() {
+            match name {
+                "accepted" => accepted.push((format!("{{{labels}}}"), count)),
+                "retries" => retries.push((format!("{{{labels},code=\"{}\"}}", reason.unwrap_or_default()), count)),
+                outcome => outcomes.push((
+                    format!("{{{labels},outcome=\"{outcome}\",reason=\"{}\"}}", reason.unwrap_or_default()),
+                    count,
+                )),
+            }
+        }
+    }
+    family("tripline_events_accepted_total", "counter", "Events taken in.", accepted);
+    family("tripline_invocations_total", "counter", "Invocations ended, by outcome.", outcomes);
+    family("tripline_retries_total", "counter", "Attempts that failed and are tried again.", retries);
+    let plain = |value: u64| vec![(String::new(), value)];
+    family("tripline_attempts_running", "gauge", "Attempts under way.", plain(engine.dispatcher.running() as u64));
+    if let Ok(depths) = engine.store.depths().await {
+        family("tripline_queue_depth", "gauge", "Rows that wait.", plain(depths.queued));
+        family("tripline_dead_letters", "gauge", "Dead letters kept.", plain(depths.dead));
+        family("tripline_outbox_depth", "gauge", "Messages the bus has not taken yet.", plain(depths.outbox));
+    }
+    let cache = engine.executor.cache_counts();
+    family("tripline_module_cache_hits_total", "counter", "Compiled modules found in memory.", plain(cache.hits));
+    family("tripline_module_cache_misses_total", "counter", "Compiled modules not in memory.", plain(cache.misses));
+    family("tripline_module_compiles_total", "counter", "Modules compiled.", plain(cache.compiles));
+    family("tripline_traces_recorded_total", "counter", "Attempts recorded in memory.", plain(engine.ring.total()));
+    family("tripline_traces_lost_total", "counter", "Records that never became rows.", plain(engine.traces.lost()));
+    family(
+        "tripline_traces_sampled_out_total",
+        "counter",
+        "Successes not stored, to keep within ok_rows_per_second.",
+        plain(engine.traces.sampled_out()),
+    );
+    ([("content-type", "text/plain; version=0.0.4")], text).into_response()
+}

@@ -1,0 +1,230 @@
+//! The command line: what can be said, and how a run of it ends.
+//!
+//! Exit codes: 0 done · 1 it could not be done · 2 the command line is wrong · 64 the manifest is wrong.
+
+pub mod announce;
+pub mod check;
+pub mod client;
+mod dlq;
+mod show;
+mod traces;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::telemetry::LogFormat;
+use client::Client;
+
+/// Exit code for a manifest with mistakes (`EX_USAGE` of sysexits.h).
+pub const EXIT_MANIFEST: u8 = 64;
+
+/// An event-driven trigger engine: small sandboxed WebAssembly functions attached to events.
+#[derive(Debug, Parser)]
+#[command(name = "tripline", version, propagate_version = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the engine and watch its files: a saved manifest or module serves at once.
+    Dev(Run),
+    /// Run the engine. SIGHUP or `tripline reload` takes a changed manifest in.
+    Serve(Run),
+    /// Find every mistake in a manifest, its modules included, without opening anything.
+    Check(Check),
+    /// Have a running engine take its manifest in again.
+    Reload(Remote),
+    /// Publish a message on the engine's bus.
+    Publish(Publish),
+    /// The functions that serve, with their triggers.
+    Functions(Remote),
+    /// Every version of a function.
+    Versions {
+        /// The function.
+        function: String,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// The triggers and how they are.
+    Triggers(Remote),
+    /// Attempts and what became of them, newest first.
+    Traces(Traces),
+    /// Invocations that were given up on.
+    Dlq(Dlq),
+    /// How an accepted invocation stands.
+    Status {
+        /// The invocation.
+        invocation: uuid::Uuid,
+        #[command(flatten)]
+        remote: Remote,
+    },
+}
+
+/// Where the manifest is, and how to log.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// The manifest, or the directory that it lies in.
+    #[arg(default_value = "tripline.toml")]
+    pub manifest: PathBuf,
+    /// How log lines look.
+    #[arg(long, value_enum, default_value = "text", env = "TRIPLINE_LOG_FORMAT")]
+    pub log_format: LogFormatArg,
+    /// What is logged, in the form of RUST_LOG: `info`, `tripline=debug`.
+    #[arg(long, default_value = "info", env = "TRIPLINE_LOG")]
+    pub log: String,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum LogFormatArg {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl From<LogFormatArg> for LogFormat {
+    fn from(format: LogFormatArg) -> Self {
+        match format {
+            LogFormatArg::Text => LogFormat::Text,
+            LogFormatArg::Json => LogFormat::Json,
+        }
+    }
+}
+
+/// What to check.
+#[derive(Debug, Args)]
+pub struct Check {
+    /// The manifest, or the directory that it lies in.
+    #[arg(default_value = "tripline.toml")]
+    pub manifest: PathBuf,
+    /// Print the manifest's JSON Schema instead.
+    #[arg(long)]
+    pub schema: bool,
+    /// Answer in JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which engine to ask.
+#[derive(Debug, Args)]
+pub struct Remote {
+    /// The engine's admin API.
+    #[arg(long, env = "TRIPLINE_ADMIN", default_value = "http://127.0.0.1:7071", value_name = "URL")]
+    pub admin: String,
+    /// Answer in JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What to publish.
+#[derive(Debug, Args)]
+pub struct Publish {
+    /// The subject.
+    pub subject: String,
+    /// The payload; `-` reads standard input.
+    #[arg(default_value = "")]
+    pub payload: String,
+    /// A header, `name: value`; may be repeated.
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
+    pub headers: Vec<String>,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// Which attempts.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Traces {
+    #[command(subcommand)]
+    show: Option<TracesCommand>,
+    /// Only of this function.
+    #[arg(long)]
+    function: Option<String>,
+    /// Only with this outcome: ok, failed, retry, dead, skipped, shed, cancelled.
+    #[arg(long)]
+    outcome: Option<String>,
+    /// At most this many.
+    #[arg(long, default_value_t = 20)]
+    limit: u32,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+#[derive(Debug, Subcommand)]
+enum TracesCommand {
+    /// Everything about an invocation: each attempt with phases, host operations, logs, outcome, sizes.
+    Show {
+        /// The invocation.
+        invocation: uuid::Uuid,
+        #[command(flatten)]
+        remote: Remote,
+    },
+}
+
+/// What to do about dead letters.
+#[derive(Debug, Args)]
+pub struct Dlq {
+    #[command(subcommand)]
+    command: DlqCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum DlqCommand {
+    /// Dead letters, newest first.
+    List {
+        /// Only of this function.
+        #[arg(long)]
+        function: Option<String>,
+        /// Only given up on for this reason.
+        #[arg(long)]
+        reason: Option<String>,
+        /// Also those that were redriven since.
+        #[arg(long)]
+        all: bool,
+        /// At most this many.
+        #[arg(long, default_value_t = 20)]
+        limit: u32,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// A dead letter with its payload and every attempt.
+    Show {
+        /// Its invocation.
+        invocation: uuid::Uuid,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Run dead letters' events again, under the same ids.
+    Redrive {
+        /// Their invocations.
+        #[arg(required = true)]
+        invocations: Vec<uuid::Uuid>,
+        #[command(flatten)]
+        remote: Remote,
+    },
+}
+
+/// Answers a verb that asks a running engine.
+pub async fn ask(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Reload(remote) => show::reload(&Client::new(&remote)?).await,
+        Command::Publish(publish) => show::publish(publish).await,
+        Command::Functions(remote) => show::functions(&Client::new(&remote)?).await,
+        Command::Versions { function, remote } => show::versions(&Client::new(&remote)?, &function).await,
+        Command::Triggers(remote) => show::triggers(&Client::new(&remote)?).await,
+        Command::Status { invocation, remote } => show::status(&Client::new(&remote)?, invocation).await,
+        Command::Traces(query) => traces::run(query).await,
+        Command::Dlq(dlq) => dlq::run(dlq).await,
+        Command::Dev(_) | Command::Serve(_) | Command::Check(_) => {
+            unreachable!("main runs these itself: they need the trigger kinds")
+        }
+    }?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,193 @@
+//! The verbs that ask one thing and print it.
+
+use std::io::{Read as _, Write as _};
+
+use anyhow::{Context as _, bail};
+use base64::Engine as _;
+use comfy_table::presets::NOTHING;
+use comfy_table::{ContentArrangement, Table};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use uuid::Uuid;
+
+use super::client::{Client, encode};
+use super::Publish;
+use crate::admin::{
+    FunctionView, InvocationView, Listing, PublishRequest, PublishView, ReloadView, TriggerView, VersionView,
+};
+
+/// Prints a line. A reader that went away (`| head`) is no error.
+pub(super) fn line(text: impl AsRef<str>) {
+    let mut stdout = std::io::stdout().lock();
+    let _ = writeln!(stdout, "{}", text.as_ref());
+}
+
+/// Prints JSON for programs.
+pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
+    line(serde_json::to_string_pretty(value)?);
+    Ok(())
+}
+
+/// A table without lines, as wide as the terminal.
+pub(super) fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_header(header.to_vec());
+    table
+}
+
+/// Prints a table, or what to say where it has no rows.
+pub(super) fn print(table: &Table, when_empty: &str) {
+    if table.row_count() == 0 {
+        line(when_empty);
+    } else {
+        line(table.trim_fmt());
+    }
+}
+
+async fn listing<T: DeserializeOwned>(client: &Client, path: &str) -> anyhow::Result<Listing<T>> {
+    client.get(path).await
+}
+
+pub(super) async fn reload(client: &Client) -> anyhow::Result<()> {
+    let view: ReloadView = client.post("/api/v1/reload", &serde_json::json!({})).await?;
+    if client.json {
+        return json(&view);
+    }
+    for (name, version, created) in &view.functions {
+        line(format!("{name}@{version}{}", if *created { " (new)" } else { "" }));
+    }
+    Ok(())
+}
+
+pub(super) async fn publish(publish: Publish) -> anyhow::Result<()> {
+    let client = Client::new(&publish.remote)?;
+    let payload = if publish.payload == "-" {
+        let mut bytes = Vec::new();
+        std::io::stdin().lock().read_to_end(&mut bytes).context("cannot read standard input")?;
+        bytes
+    } else {
+        publish.payload.into_bytes()
+    };
+    let headers = publish.headers.iter().map(|header| match header.split_once(':') {
+        Some((name, value)) => Ok((name.trim().to_owned(), value.trim().to_owned())),
+        None => bail!("header {header:?} is not of the form \"name: value\""),
+    });
+    let mut request = PublishRequest {
+        subject: publish.subject,
+        headers: headers.collect::<anyhow::Result<_>>()?,
+        ..PublishRequest::default()
+    };
+    match String::from_utf8(payload) {
+        Ok(text) => request.payload = Some(text),
+        Err(binary) => {
+            request.payload_base64 = Some(base64::engine::general_purpose::STANDARD.encode(binary.as_bytes()));
+        }
+    }
+    let view: PublishView = client.post("/api/v1/publish", &request).await?;
+    if client.json {
+        return json(&view);
+    }
+    line(format!("published {} bytes on {}", view.bytes, view.subject));
+    Ok(())
+}
+
+pub(super) async fn functions(client: &Client) -> anyhow::Result<()> {
+    let functions: Listing<FunctionView> = listing(client, "/api/v1/functions").await?;
+    if client.json {
+        return json(&functions);
+    }
+    let mut table = table(&["FUNCTION", "ABI", "SIZE", "DEPLOYED", "TRIGGERS"]);
+    for function in &functions.items {
+        let triggers: Vec<String> = function
+            .triggers
+            .iter()
+            .map(|trigger| format!("{} {}", trigger.binding.trigger_type, trigger.description))
+            .collect();
+        let version = &function.version;
+        table.add_row([
+            format!("{}@{}", version.name, version.version),
+            version.abi.clone(),
+            size(version.module_bytes),
+            version.created_at.format("%F %T").to_string(),
+            triggers.join("\n"),
+        ]);
+    }
+    print(&table, "no functions");
+    Ok(())
+}
+
+pub(super) async fn versions(client: &Client, function: &str) -> anyhow::Result<()> {
+    let path = format!("/api/v1/functions/{}/versions", encode(function));
+    let versions: Listing<VersionView> = listing(client, &path).await?;
+    if client.json {
+        return json(&versions);
+    }
+    let mut table = table(&["VERSION", "SERVES", "DEPLOYED", "SIZE", "DIGEST"]);
+    for version in &versions.items {
+        table.add_row([
+            version.version.to_string(),
+            if version.routed { "yes" } else { "" }.to_owned(),
+            version.created_at.format("%F %T").to_string(),
+            size(version.module_bytes),
+            version.digest.clone(),
+        ]);
+    }
+    print(&table, "no versions");
+    Ok(())
+}
+
+pub(super) async fn triggers(client: &Client) -> anyhow::Result<()> {
+    let triggers: Listing<TriggerView> = listing(client, "/api/v1/triggers").await?;
+    if client.json {
+        return json(&triggers);
+    }
+    let mut table = table(&["FUNCTION", "TRIGGER", "KIND", "LISTENS TO", "HEALTH"]);
+    for trigger in &triggers.items {
+        table.add_row([
+            &*trigger.binding.function_name,
+            &*trigger.binding.trigger_id,
+            trigger.binding.trigger_type.as_str(),
+            &trigger.description,
+            trigger.degraded.as_deref().unwrap_or("ok"),
+        ]);
+    }
+    print(&table, "no triggers");
+    Ok(())
+}
+
+pub(super) async fn status(client: &Client, invocation: Uuid) -> anyhow::Result<()> {
+    let view: InvocationView = client.get(&format!("/api/v1/invocations/{invocation}")).await?;
+    if client.json {
+        return json(&view);
+    }
+    line(format!("{} after {} attempt(s)", view.state, view.attempts));
+    if let Some(run_at) = view.run_at {
+        line(format!("due {run_at}"));
+    }
+    if let Some(reason) = &view.reason {
+        line(format!("reason {reason}; see `tripline dlq show {invocation}`"));
+    }
+    if let Some(body) = &view.body {
+        line(body);
+    }
+    Ok(())
+}
+
+/// A size for people.
+pub(super) fn size(bytes: u64) -> String {
+    match bytes {
+        0..1024 => format!("{bytes} B"),
+        1024..1_048_576 => format!("{:.1} KiB", bytes as f64 / 1024.0),
+        _ => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
+    }
+}
+
+/// A duration in nanoseconds for people.
+pub(super) fn duration(nanos: u64) -> String {
+    match nanos {
+        0..1_000 => format!("{nanos} ns"),
+        1_000..1_000_000 => format!("{:.1} µs", nanos as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} ms", nanos as f64 / 1e6),
+        _ => format!("{:.2} s", nanos as f64 / 1e9),
+    }
+}

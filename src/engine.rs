@@ -1,0 +1,314 @@
+//! The engine: its parts put together, a manifest applied to them, and the way they stop.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use trigger_core::{BindError, Bus, Dispatch, Problem, Step};
+
+use crate::config::{Document, EngineConfig, FunctionConfig, Manifest, Report};
+use crate::dispatch::{self, Dispatcher};
+use crate::executor::{Executor, ExecutorConfig, ModuleError, ModuleSource, WasmExecutor};
+use crate::functions::{Digest, Registry, Version, Versions};
+use crate::kinds::Kinds;
+use crate::store::sqlite::{SqliteSettings, SqliteStore};
+use crate::store::{self, Deploy, Deployed, Retention, Store};
+use crate::supervisor::Supervisor;
+use crate::traces::{Ring, Writer, WriterSettings};
+
+/// Why the engine could not start, or could not take a manifest.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The manifest has mistakes.
+    #[error(transparent)]
+    Manifest(#[from] Report),
+    /// The store cannot be used.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// WebAssembly cannot be run here.
+    #[error("cannot set up the executor: {0}")]
+    Executor(String),
+    /// Triggers could not be bound; nothing was changed.
+    #[error("{}", bind_errors(.0))]
+    Bind(Vec<(String, BindError)>),
+}
+
+fn bind_errors(errors: &[(String, BindError)]) -> String {
+    let lines: Vec<String> = errors.iter().map(|(path, error)| format!("trigger {path}: {error}")).collect();
+    lines.join("\n")
+}
+
+/// A running engine.
+pub struct Engine {
+    /// Its settings.
+    pub config: EngineConfig,
+    /// What it keeps.
+    pub store: Arc<dyn Store>,
+    /// What it publishes on.
+    pub bus: Arc<dyn Bus>,
+    /// The routes.
+    pub registry: Arc<Registry>,
+    /// Where events go in.
+    pub dispatcher: Arc<Dispatcher>,
+    /// The newest records.
+    pub ring: Arc<Ring>,
+    /// What turns records into rows.
+    pub traces: Arc<Writer>,
+    /// Runs the guests.
+    pub executor: Arc<WasmExecutor>,
+    /// When it started.
+    pub started_at: DateTime<Utc>,
+    versions: Arc<Versions>,
+    kinds: Arc<Kinds>,
+    supervisor: Supervisor,
+    manifest: PathBuf,
+    /// One reload at a time.
+    reloading: Mutex<()>,
+    housekeeping: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// The store as the executor sees it.
+struct StoredModules(Arc<dyn Store>);
+
+impl ModuleSource for StoredModules {
+    fn module(&self, digest: Digest) -> trigger_core::BoxFuture<'_, Result<Bytes, ModuleError>> {
+        Box::pin(async move {
+            match self.0.module(digest).await {
+                Ok(Some(bytes)) => Ok(bytes),
+                Ok(None) => Err(ModuleError::Unavailable(format!("the store has no module {digest}"))),
+                Err(error) => Err(ModuleError::Unavailable(error.to_string())),
+            }
+        })
+    }
+}
+
+/// What a reload did.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// Every function of the manifest, in its order.
+    pub functions: Vec<Deployed>,
+}
+
+/// Where the store's file lies: `sqlite:PATH` is relative to the manifest.
+fn sqlite_settings(config: &EngineConfig, manifest: &Path) -> SqliteSettings {
+    let base = manifest.parent().unwrap_or(Path::new("."));
+    config.sqlite(base)
+}
+
+impl Engine {
+    /// Opens the store and makes the parts. Runs nothing yet.
+    pub fn new(manifest: &Path, config: EngineConfig, bus: Arc<dyn Bus>, kinds: Arc<Kinds>) -> Result<Arc<Self>, Error> {
+        let settings = sqlite_settings(&config, manifest);
+        let cache_dir = settings.directory().map(|directory| directory.join("cache"));
+        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(settings)?);
+        let executor = WasmExecutor::new(
+            ExecutorConfig {
+                max_instances: config.max_concurrency,
+                max_memory_mb: config.max_memory_mb,
+                max_module_bytes: config.max_module_bytes,
+                cache_dir,
+                ..ExecutorConfig::default()
+            },
+            Arc::new(StoredModules(store.clone())),
+        )
+        .map_err(|error| Error::Executor(error.to_string()))?;
+        let executor = Arc::new(executor);
+        let registry = Arc::new(Registry::default());
+        let versions = Arc::new(Versions::new(store.clone()));
+        let ring = Arc::new(Ring::new(config.traces.ring));
+        let traces = Arc::new(Writer::new(
+            ring.clone(),
+            store.clone(),
+            WriterSettings { ok_rows_per_second: config.traces.ok_rows_per_second, ..WriterSettings::default() },
+        ));
+        let dispatcher = Dispatcher::new(
+            dispatch::Settings {
+                max_concurrency: config.max_concurrency as usize,
+                max_waiting: config.max_waiting as usize,
+                max_wait: config.max_wait(),
+                max_depth: config.max_depth,
+                lease: config.lease(),
+                ..dispatch::Settings::default()
+            },
+            dispatch::Parts {
+                registry: registry.clone(),
+                versions: versions.clone(),
+                executor: executor.clone(),
+                store: store.clone(),
+                bus: bus.clone(),
+                ring: ring.clone(),
+            },
+        );
+        let dispatch: Arc<dyn Dispatch> = dispatcher.clone();
+        Ok(Arc::new(Self {
+            supervisor: Supervisor::new(kinds.clone(), dispatch),
+            config,
+            store,
+            bus,
+            registry,
+            dispatcher,
+            ring,
+            traces,
+            executor,
+            started_at: Utc::now(),
+            versions,
+            kinds,
+            manifest: manifest.to_owned(),
+            reloading: Mutex::new(()),
+            housekeeping: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        }))
+    }
+
+    /// Applies the manifest and starts working.
+    pub async fn start(self: &Arc<Self>) -> Result<Applied, Error> {
+        let applied = self.reload().await?;
+        self.dispatcher.run();
+        let (traces, stop) = (self.traces.clone(), self.stop.clone());
+        self.housekeeping.spawn(async move { traces.run(stop).await });
+        let engine = self.clone();
+        self.housekeeping.spawn(async move { engine.prune().await });
+        Ok(applied)
+    }
+
+    /// Reads the manifest again and makes it so: all of it, or nothing with every reason. Events under way end on the
+    /// version that they began with.
+    pub async fn reload(&self) -> Result<Applied, Error> {
+        let _one_at_a_time = self.reloading.lock().await;
+        let document = Document::read(&self.manifest)?;
+        let Manifest { functions, .. } = document.manifest(&self.kinds)?;
+        let deploys = read_modules(&document, &functions, &*self.executor)?;
+        let triggers: Vec<_> = functions.iter().flat_map(|function| function.triggers.iter().cloned()).collect();
+        let bound = self.supervisor.bind(&triggers).await.map_err(Error::Bind)?;
+        let deployed = self.store.deploy(self.config.namespace.clone(), deploys).await?;
+        let mut versions = Vec::with_capacity(deployed.len());
+        for row in self.store.functions().await? {
+            versions.push(self.version(row.version).await);
+        }
+        self.registry.replace(versions);
+        self.dispatcher.routes_changed();
+        self.supervisor.replace(bound).await;
+        Ok(Applied { functions: deployed })
+    }
+
+    /// The version of a row, compiled ahead so that its first event does not wait for the compiler. One that cannot be
+    /// compiled is routed all the same: its attempts fail and say why, and the other functions work.
+    async fn version(&self, row: store::VersionRow) -> Arc<Version> {
+        let serving = self.registry.route(&row.definition.namespace, &row.definition.name);
+        if let Some(version) = serving.map(|route| route.version.load_full())
+            && version.number == row.number
+            && version.function_id == row.function_id
+        {
+            return version;
+        }
+        let version = self.versions.from_row(row);
+        if let Err(error) = self.executor.prepare(&version).await {
+            tracing::error!(
+                function = %version.definition.name,
+                version = version.number,
+                "cannot be run: {error}"
+            );
+        }
+        version
+    }
+
+    /// The triggers and how they are.
+    pub fn triggers(&self) -> Vec<crate::supervisor::TriggerHealth> {
+        self.supervisor.health()
+    }
+
+    /// One line about a trigger, for people.
+    pub fn describe(&self, row: &store::TriggerRow) -> String {
+        self.kinds.describe(row)
+    }
+
+    /// The file that the engine's functions come from.
+    pub fn manifest(&self) -> &Path {
+        &self.manifest
+    }
+
+    /// Stops: first the sources, then what is under way, then the books.
+    pub async fn drain(&self) {
+        let grace = self.config.drain();
+        let began = tokio::time::Instant::now();
+        let sources = self.supervisor.stop();
+        tokio::pin!(sources);
+        // Sources answer what they took, and that ends when the attempts do; past the grace attempts are cut.
+        if tokio::time::timeout(grace, &mut sources).await.is_err() {
+            self.dispatcher.cut();
+            sources.await;
+        }
+        self.dispatcher.drain(grace.saturating_sub(began.elapsed())).await;
+        self.stop.cancel();
+        self.housekeeping.close();
+        self.housekeeping.wait().await;
+    }
+
+    /// Removes what is too old, a bounded step at a time.
+    async fn prune(&self) {
+        let mut pause = Duration::from_secs(1);
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.stop.cancelled() => return,
+            }
+            let now = Utc::now();
+            let retention = Retention {
+                results_before: now - self.config.results_keep(),
+                traces_before: now - self.config.traces.keep(),
+                traces_max_rows: self.config.traces.max_rows,
+                keys_before: now - KEYS_KEPT,
+            };
+            pause = match self.store.prune(retention).await {
+                Ok(true) => Duration::from_millis(100),
+                Ok(false) => Duration::from_secs(60),
+                Err(error) => {
+                    tracing::warn!("cannot remove old rows: {error}");
+                    Duration::from_secs(60)
+                }
+            };
+        }
+    }
+}
+
+/// How long an event's key is remembered: a duplicate that comes later is a new event.
+const KEYS_KEPT: chrono::TimeDelta = chrono::TimeDelta::days(7);
+
+/// Reads and inspects every module; all that cannot be used are told at once, each at its place in the manifest.
+pub fn read_modules(
+    document: &Document,
+    functions: &[FunctionConfig],
+    executor: &dyn Executor,
+) -> Result<Vec<Deploy>, Report> {
+    let mut problems = Vec::new();
+    let mut deploys = Vec::with_capacity(functions.len());
+    for function in functions {
+        let name = &function.definition.name;
+        let read = std::fs::read(&function.module).map_err(|error| error.to_string());
+        let inspected = read.and_then(|bytes| match executor.inspect(&bytes) {
+            Ok(inspection) => Ok((bytes, inspection)),
+            Err(error) => Err(error.to_string()),
+        });
+        match inspected {
+            Ok((bytes, inspection)) => deploys.push(Deploy {
+                definition: function.definition.clone(),
+                digest: Digest::of(&bytes),
+                module: bytes.into(),
+                abi: inspection.abi,
+                triggers: function.triggers.clone(),
+            }),
+            Err(error) => problems.push(Problem {
+                path: vec![Step::from("functions"), Step::from(name.as_str()), Step::from("module")],
+                message: format!("module {}: {error}", function.module.display()),
+                help: None,
+            }),
+        }
+    }
+    if problems.is_empty() { Ok(deploys) } else { Err(document.report(problems)) }
+}
