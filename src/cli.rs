@@ -211,6 +211,16 @@ enum DlqCommand {
     },
 }
 
+/// Prints a line. A reader that went away (`| head`) is no error.
+pub fn print_line(text: impl AsRef<str>) {
+    show::line(text);
+}
+
+/// Prints JSON for programs.
+pub fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    show::json(value)
+}
+
 /// Answers a verb that asks a running engine.
 pub async fn ask(command: Command) -> anyhow::Result<ExitCode> {
     match command {

@@ -11,12 +11,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use trigger_core::{BindError, Bus, Dispatch, Problem, Step};
 
-use crate::config::{Document, EngineConfig, FunctionConfig, Manifest, Report};
+use crate::config::{self, Document, EngineConfig, FunctionConfig, Manifest, Report, StoreConfig};
 use crate::dispatch::{self, Dispatcher};
 use crate::executor::{Executor, ExecutorConfig, ModuleError, ModuleSource, WasmExecutor};
 use crate::functions::{Digest, Registry, Version, Versions};
 use crate::kinds::Kinds;
-use crate::store::sqlite::{SqliteSettings, SqliteStore};
+use crate::store::sqlite::{self, Place, SqliteSettings, SqliteStore};
 use crate::store::{self, Deploy, Deployed, Retention, Store};
 use crate::supervisor::Supervisor;
 use crate::traces::{Ring, Writer, WriterSettings};
@@ -67,6 +67,8 @@ pub struct Engine {
     kinds: Arc<Kinds>,
     supervisor: Supervisor,
     manifest: PathBuf,
+    /// The modules of the manifest as it serves.
+    modules: parking_lot::Mutex<Vec<PathBuf>>,
     /// One reload at a time.
     reloading: Mutex<()>,
     housekeeping: TaskTracker,
@@ -95,17 +97,23 @@ pub struct Applied {
     pub functions: Vec<Deployed>,
 }
 
-/// Where the store's file lies: `sqlite:PATH` is relative to the manifest.
-fn sqlite_settings(config: &EngineConfig, manifest: &Path) -> SqliteSettings {
-    let base = manifest.parent().unwrap_or(Path::new("."));
-    config.sqlite(base)
+/// The store's settings, and the directory for what can be made again (compiled code) beside its file.
+fn storage(config: &EngineConfig) -> (SqliteSettings, Option<PathBuf>) {
+    let (place, cache) = match &config.store {
+        StoreConfig::Memory => (Place::Memory, None),
+        StoreConfig::Sqlite(path) => (Place::File(path.clone()), path.parent().map(|parent| parent.join("cache"))),
+    };
+    let synchronous = match config.synchronous {
+        config::Synchronous::Full => sqlite::Synchronous::Full,
+        config::Synchronous::Normal => sqlite::Synchronous::Normal,
+    };
+    (SqliteSettings { place, synchronous }, cache)
 }
 
 impl Engine {
     /// Opens the store and makes the parts. Runs nothing yet.
     pub fn new(manifest: &Path, config: EngineConfig, bus: Arc<dyn Bus>, kinds: Arc<Kinds>) -> Result<Arc<Self>, Error> {
-        let settings = sqlite_settings(&config, manifest);
-        let cache_dir = settings.directory().map(|directory| directory.join("cache"));
+        let (settings, cache_dir) = storage(&config);
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(settings)?);
         let executor = WasmExecutor::new(
             ExecutorConfig {
@@ -129,11 +137,11 @@ impl Engine {
         ));
         let dispatcher = Dispatcher::new(
             dispatch::Settings {
-                max_concurrency: config.max_concurrency as usize,
-                max_waiting: config.max_waiting as usize,
-                max_wait: config.max_wait(),
+                max_concurrency: config.max_concurrency,
+                max_waiting: config.max_waiting,
+                max_wait: config.max_wait,
                 max_depth: config.max_depth,
-                lease: config.lease(),
+                lease: config.lease,
                 ..dispatch::Settings::default()
             },
             dispatch::Parts {
@@ -160,6 +168,7 @@ impl Engine {
             versions,
             kinds,
             manifest: manifest.to_owned(),
+            modules: parking_lot::Mutex::default(),
             reloading: Mutex::new(()),
             housekeeping: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -182,7 +191,10 @@ impl Engine {
     pub async fn reload(&self) -> Result<Applied, Error> {
         let _one_at_a_time = self.reloading.lock().await;
         let document = Document::read(&self.manifest)?;
-        let Manifest { functions, .. } = document.manifest(&self.kinds)?;
+        let Manifest { engine, functions } = document.manifest(&self.kinds)?;
+        if engine != self.config {
+            tracing::warn!("[engine] has changed: its settings are taken at the next start, functions and triggers now");
+        }
         let deploys = read_modules(&document, &functions, &*self.executor)?;
         let triggers: Vec<_> = functions.iter().flat_map(|function| function.triggers.iter().cloned()).collect();
         let bound = self.supervisor.bind(&triggers).await.map_err(Error::Bind)?;
@@ -194,6 +206,7 @@ impl Engine {
         self.registry.replace(versions);
         self.dispatcher.routes_changed();
         self.supervisor.replace(bound).await;
+        *self.modules.lock() = functions.iter().map(|function| function.module.clone()).collect();
         Ok(Applied { functions: deployed })
     }
 
@@ -233,9 +246,16 @@ impl Engine {
         &self.manifest
     }
 
+    /// The files that the engine's functions come from: the manifest and its modules.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let mut files = self.modules.lock().clone();
+        files.push(self.manifest.clone());
+        files
+    }
+
     /// Stops: first the sources, then what is under way, then the books.
     pub async fn drain(&self) {
-        let grace = self.config.drain();
+        let grace = self.config.drain;
         let began = tokio::time::Instant::now();
         let sources = self.supervisor.stop();
         tokio::pin!(sources);
@@ -260,8 +280,8 @@ impl Engine {
             }
             let now = Utc::now();
             let retention = Retention {
-                results_before: now - self.config.results_keep(),
-                traces_before: now - self.config.traces.keep(),
+                results_before: now - self.config.results_keep,
+                traces_before: now - self.config.traces.keep,
                 traces_max_rows: self.config.traces.max_rows,
                 keys_before: now - KEYS_KEPT,
             };

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use trigger_core::Kind;
 
 use super::show::line;
+use crate::config::{BusConfig, StoreConfig};
 use crate::engine::Engine;
 use crate::store::TriggerRow;
 
@@ -24,8 +25,8 @@ pub fn announce(engine: &Engine, addresses: Addresses) {
         line(format!("  listening on http://{public}"));
     }
     line(format!("  admin API on http://{}", addresses.admin));
-    line(format!("  store        {}", engine.config.store_label()));
-    line(format!("  bus          {}", engine.config.bus_label()));
+    line(format!("  store        {}", store_label(&engine.config.store)));
+    line(format!("  bus          {}", bus_label(engine)));
     line(format!("  executor     {}", engine.executor.describe()));
     line("");
     let triggers = engine.triggers();
@@ -51,6 +52,25 @@ pub fn announce(engine: &Engine, addresses: Addresses) {
         line(format!("    {suggestion}"));
     }
     line("");
+}
+
+fn store_label(store: &StoreConfig) -> String {
+    match store {
+        StoreConfig::Memory => "SQLite in memory: nothing survives a restart".to_owned(),
+        StoreConfig::Sqlite(path) => format!("SQLite, {}", path.display()),
+    }
+}
+
+fn bus_label(engine: &Engine) -> String {
+    let bus = match engine.config.bus {
+        BusConfig::Memory => "in process",
+        // The address may hold credentials.
+        BusConfig::Nats { .. } => "NATS",
+    };
+    match engine.bus.degraded() {
+        Some(why) => format!("{bus} [degraded: {why}]"),
+        None => bus.to_owned(),
+    }
 }
 
 /// Commands that work here: one for each kind of trigger that is live, then where to look.

@@ -1,0 +1,27 @@
+;; A WASI command that does what the first byte of its input says, and echoes the input otherwise:
+;; f: exit 1   t: exit 75   x: trap   s: loop for ever   m: ask for 64 MiB more memory and trap if refused
+(module
+  (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+  (memory (export "memory") 4)
+  (data (i32.const 128) "told to fail\n")
+  (func $say_why
+    (i32.store (i32.const 0) (i32.const 128))
+    (i32.store (i32.const 4) (i32.const 13))
+    (drop (call $write (i32.const 2) (i32.const 0) (i32.const 1) (i32.const 8))))
+  (func (export "_start") (local $length i32) (local $first i32)
+    (i32.store (i32.const 0) (i32.const 1024))
+    (i32.store (i32.const 4) (i32.const 131072))
+    (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))
+    (local.set $length (i32.load (i32.const 8)))
+    (if (local.get $length) (then (local.set $first (i32.load8_u (i32.const 1024)))))
+    (if (i32.eq (local.get $first) (i32.const 0x66)) (then (call $say_why) (call $exit (i32.const 1))))
+    (if (i32.eq (local.get $first) (i32.const 0x74)) (then (call $say_why) (call $exit (i32.const 75))))
+    (if (i32.eq (local.get $first) (i32.const 0x78)) (then (unreachable)))
+    (if (i32.eq (local.get $first) (i32.const 0x73)) (then (loop $for_ever (br $for_ever))))
+    (if (i32.eq (local.get $first) (i32.const 0x6d))
+      (then (if (i32.eq (memory.grow (i32.const 1024)) (i32.const -1)) (then (unreachable)))))
+    (i32.store (i32.const 0) (i32.const 1024))
+    (i32.store (i32.const 4) (local.get $length))
+    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))

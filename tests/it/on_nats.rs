@@ -1,0 +1,145 @@
+//! The engine on a real NATS server: `bus = "nats://…"`.
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+
+use crate::support::engine::Project;
+use crate::support::nats::Server;
+use crate::support::{eventually, within};
+
+const FUNCTIONS: &str = r#"
+[functions.steer]
+module = "steer.wasm"
+retry_count = 1
+retry_delay_seconds = 0.05
+dlq_topic = "dead.steer"
+[[functions.steer.triggers]]
+type = "pubsub"
+subject = "steer.>"
+"#;
+
+fn project(url: &str, functions: &str) -> Project {
+    let project = Project::new(&format!("bus = \"{url}\""), functions);
+    project.guest("steer.wat", "steer.wasm");
+    project
+}
+
+#[tokio::test]
+async fn any_client_publishes_and_the_dead_letter_arrives_on_its_topic() {
+    let server = Server::start(true).await;
+    let project = project(&server.url(), FUNCTIONS);
+    let _engine = project.serve().await;
+    let client = async_nats::connect(server.url()).await.unwrap();
+    let mut topic = client.subscribe("dead.steer").await.unwrap();
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+    client.publish_with_headers("steer.me", headers, Bytes::from_static(b"f")).await.unwrap();
+    let dead = within("the dead letter", topic.next()).await.unwrap();
+    let envelope: serde_json::Value = serde_json::from_slice(&dead.payload).unwrap();
+    assert_eq!(envelope["data"]["reason"], "retries_exhausted");
+    let headers = dead.headers.unwrap();
+    let traceparent = headers.get("traceparent").unwrap().as_str().to_owned();
+    assert!(traceparent.starts_with("00-0af7651916cd43dd8448eb211c80319c-"), "one trace from the event to its dead letter");
+    assert_eq!(headers.get("Tripline-Depth").unwrap().as_str(), "1");
+    assert!(headers.get("Nats-Msg-Id").is_some());
+
+    client.publish("steer.me", Bytes::from_static(b"hello")).await.unwrap();
+    eventually("the good one", async || project.attempts("steer").await.iter().any(|(_, word)| word == "ok")).await;
+    // The function's answer to a request is published to its reply subject.
+    let reply = within("the reply", client.request("steer.ask", Bytes::from_static(b"echo"))).await.unwrap();
+    assert_eq!(reply.payload, "echo");
+}
+
+#[tokio::test]
+async fn a_dead_letter_waits_in_the_outbox_until_the_bus_takes_it() {
+    let mut server = Server::start(true).await;
+    let functions = format!(
+        "{FUNCTIONS}\n[[functions.steer.triggers]]\ntype = \"http\"\nmethod = \"POST\"\npath = \"/later\"\nmode = \"async\"\n"
+    );
+    let project = project(&server.url(), &functions);
+    let _engine = project.serve().await;
+    server.kill();
+    project.post("/later", "f").await;
+    eventually("the dead letter", async || {
+        project.json(&["dlq", "list"])["items"][0]["published"] == serde_json::json!(false)
+    })
+    .await;
+    server.restart().await;
+    let client = async_nats::connect(server.url()).await.unwrap();
+    let mut topic = client.subscribe("dead.steer").await.unwrap();
+    client.flush().await.unwrap();
+    within("the dead letter on its topic", topic.next()).await.unwrap();
+    eventually("the list to say so", async || {
+        project.json(&["dlq", "list"])["items"][0]["published"] == serde_json::json!(true)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_away_at_start_is_waited_for() {
+    let mut server = Server::start(true).await;
+    server.kill();
+    let project = project(&server.url(), FUNCTIONS);
+    let _engine = project.serve().await;
+    let ready = project.admin("/health/ready").await;
+    assert!(ready["degraded"].to_string().contains("bus"), "{ready}");
+    server.restart().await;
+    let client = async_nats::connect(server.url()).await.unwrap();
+    eventually("a message to run", async || {
+        client.publish("steer.me", Bytes::from_static(b"hello")).await.unwrap();
+        !project.attempts("steer").await.is_empty()
+    })
+    .await;
+    eventually("health to recover", async || {
+        project.admin("/health/ready").await["degraded"] == serde_json::json!([])
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn jetstream_messages_survive_kill_9_of_the_engine() {
+    let server = Server::start(true).await;
+    let client = async_nats::connect(server.url()).await.unwrap();
+    let js = async_nats::jetstream::new(client.clone());
+    let config = async_nats::jetstream::stream::Config {
+        name: "WORK".into(),
+        subjects: vec!["work.>".into()],
+        ..Default::default()
+    };
+    js.create_stream(config).await.unwrap();
+    let functions = FUNCTIONS.replace(
+        "subject = \"steer.>\"",
+        "stream = \"WORK\"\nconsumer = \"steer\"\nack_wait_seconds = 2\nmax_in_flight = 8",
+    );
+    let project = project(&server.url(), &functions);
+    let engine = project.serve().await;
+    for number in 0..300 {
+        js.publish("work.item", Bytes::from(format!("item {number}"))).await.unwrap().await.unwrap();
+        if number == 150 {
+            engine.signal(rustix::process::Signal::KILL);
+        }
+    }
+    drop(engine);
+    let _engine = project.serve().await;
+    let mut stream = js.get_stream("WORK").await.unwrap();
+    eventually("every message to be acknowledged", async || {
+        let mut consumer: async_nats::jetstream::consumer::PullConsumer = stream.get_consumer("steer").await.unwrap();
+        let info = consumer.info().await.unwrap();
+        info.num_pending == 0 && info.num_ack_pending == 0
+    })
+    .await;
+    assert_eq!(stream.info().await.unwrap().state.messages, 300);
+
+    // One that fails is delivered again by the server, and given up on by the policy.
+    js.publish("work.item", Bytes::from_static(b"f")).await.unwrap().await.unwrap();
+    eventually("the dead letter", async || {
+        !project.json(&["dlq", "list"])["items"].as_array().unwrap().is_empty()
+    })
+    .await;
+    let dead = &project.json(&["dlq", "list"])["items"][0];
+    assert_eq!((&dead["attempts"], &dead["reason"]), (&2.into(), &"retries_exhausted".into()));
+    let id = dead["invocation_id"].as_str().unwrap();
+    let shown = project.json(&["dlq", "show", id]);
+    assert_eq!(shown["data"]["position"]["stream"], "WORK");
+    assert_eq!(shown["data"]["position"]["sequence"], "301");
+}
