@@ -1,0 +1,313 @@
+//! The section of an HTTP trigger in the manifest: its keys, their defaults, and every mistake in it.
+
+use std::fmt::Write as _;
+
+use http::Method;
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer};
+use trigger_core::Problems;
+
+use crate::pattern::Pattern;
+
+/// The largest `max_body_bytes`: a body is held in memory until its function has run.
+const MAX_BODY_BYTES: u64 = 64 * 1024 * 1024;
+
+/// One route to a function.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The method or methods served: `"POST"`, `["GET", "POST"]`, or `"ANY"` (the default) for every method, as a
+    /// function that sees `method` can tell them apart itself. `GET` serves `HEAD` too; `OPTIONS` is answered with
+    /// `Allow` unless it is served.
+    #[serde(default)]
+    pub method: Methods,
+    /// The path served. `{name}` takes one segment, `{*name}` the rest of the path; both reach the function
+    /// percent-decoded as the attribute `param.<name>`. The most specific pattern wins.
+    pub path: String,
+    /// Whether the caller waits for the function's answer (`"sync"`, the default) or gets 202 as soon as the event is
+    /// committed (`"async"`).
+    #[serde(default)]
+    pub mode: Mode,
+    /// The largest body taken, in bytes; a larger one is answered 413. Default 1 MiB, at most 64 MiB, because a body is
+    /// held in memory until its function has run.
+    #[serde(default = "default_max_body_bytes", deserialize_with = "bounded_body")]
+    #[schemars(range(min = 1, max = 67108864))]
+    pub max_body_bytes: u64,
+}
+
+/// The methods of a route, as typed.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Methods {
+    /// `method = "POST"`.
+    One(String),
+    /// `method = ["GET", "POST"]`.
+    Many(Vec<String>),
+}
+
+impl Default for Methods {
+    fn default() -> Self {
+        Methods::One(ANY.to_owned())
+    }
+}
+
+/// When the caller is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// When the function has run: at most one attempt, and the caller is told how it went.
+    #[default]
+    Sync,
+    /// When the event is committed: the function runs at least once afterwards, with its definition's retries.
+    Async,
+}
+
+fn default_max_body_bytes() -> u64 {
+    1024 * 1024
+}
+
+fn bounded_body<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    match u64::deserialize(deserializer)? {
+        bytes @ 1..=MAX_BODY_BYTES => Ok(bytes),
+        bytes => Err(serde::de::Error::custom(format!(
+            "max_body_bytes is {bytes}; choose from 1 to {MAX_BODY_BYTES} (64 MiB)"
+        ))),
+    }
+}
+
+const ANY: &str = "ANY";
+
+/// What may be named; every other method reaches a trigger that serves any.
+const NAMED: [Method; 8] = [
+    Method::GET,
+    Method::HEAD,
+    Method::POST,
+    Method::PUT,
+    Method::PATCH,
+    Method::DELETE,
+    Method::OPTIONS,
+    Method::TRACE,
+];
+
+/// The methods of a route, as meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Served {
+    /// Every method but CONNECT, which asks for a tunnel and has no path.
+    Any,
+    /// These.
+    These(Vec<Method>),
+}
+
+impl Served {
+    /// Whether some method is served by both.
+    fn shared_with(&self, other: &Served) -> Option<String> {
+        match (self, other) {
+            (Served::Any, Served::Any) => Some(ANY.to_owned()),
+            (Served::Any, Served::These(these)) | (Served::These(these), Served::Any) => {
+                these.first().map(Method::to_string)
+            }
+            (Served::These(one), Served::These(other)) => {
+                one.iter().find(|method| other.contains(method)).map(Method::to_string)
+            }
+        }
+    }
+}
+
+impl Methods {
+    fn typed(&self) -> &[String] {
+        match self {
+            Methods::One(one) => std::slice::from_ref(one),
+            Methods::Many(many) => many,
+        }
+    }
+
+    /// What is meant, or every mistake as (what is wrong, what would be right).
+    pub(crate) fn read(&self) -> Result<Served, Vec<(String, String)>> {
+        let typed = self.typed();
+        let mut mistakes = Vec::new();
+        let mut these: Vec<Method> = Vec::new();
+        if typed.is_empty() {
+            mistakes.push(("no method is served".to_owned(), "name one, or write \"ANY\"".to_owned()));
+        }
+        for word in typed {
+            if word == ANY {
+                if typed.len() > 1 {
+                    mistakes.push((
+                        "ANY already means every method".to_owned(),
+                        "write method = \"ANY\", or name the methods without it".to_owned(),
+                    ));
+                }
+                continue;
+            }
+            match NAMED.iter().find(|method| method.as_str() == word) {
+                Some(method) if these.contains(method) => {
+                    mistakes.push((format!("the method {word:?} is named twice"), "name each method once".to_owned()))
+                }
+                Some(method) => these.push(method.clone()),
+                None => mistakes.push((format!("{word:?} is not a method that can be named"), suggestion(word))),
+            }
+        }
+        match mistakes.is_empty() {
+            false => Err(mistakes),
+            true if these.is_empty() => Ok(Served::Any),
+            true => Ok(Served::These(these)),
+        }
+    }
+}
+
+fn suggestion(word: &str) -> String {
+    let upper = word.to_ascii_uppercase();
+    if upper == ANY || NAMED.iter().any(|method| method.as_str() == upper) {
+        return format!("methods are written in capitals: \"{upper}\"");
+    }
+    let mut help = "choose from".to_owned();
+    for method in &NAMED {
+        let _infallible = write!(help, " {method}");
+    }
+    help + "; any other reaches a trigger with method = \"ANY\""
+}
+
+impl Config {
+    /// Every mistake that the schema cannot find.
+    pub(crate) fn check(&self, problems: &mut Problems) {
+        for (message, help) in self.method.read().err().into_iter().flatten() {
+            problems.add("method", message, help);
+        }
+        if let Err(mistake) = Pattern::parse(&self.path) {
+            problems.add("path", mistake.message, mistake.help);
+        }
+    }
+
+    /// Why two routes cannot both exist. Sections that `check` refuses conflict with nothing.
+    pub(crate) fn conflict(&self, other: &Config) -> Option<String> {
+        let shared = self.method.read().ok()?.shared_with(&other.method.read().ok()?)?;
+        let patterns = (Pattern::parse(&self.path).ok()?, Pattern::parse(&other.path).ok()?);
+        patterns.0.excludes(&patterns.1).then(|| match self.path == other.path {
+            true => format!("both serve {shared} {}", self.path),
+            false => format!("both serve {shared}, and {} and {} match the same paths", self.path, other.path),
+        })
+    }
+
+    /// `POST /orders/{id}`, `GET,POST /orders (async)`.
+    pub(crate) fn describe(&self) -> String {
+        let methods = self.method.typed().join(",");
+        match self.mode {
+            Mode::Sync => format!("{methods} {}", self.path),
+            Mode::Async => format!("{methods} {} (async)", self.path),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(json: serde_json::Value) -> Config {
+        serde_json::from_value(json).unwrap()
+    }
+
+    fn route(method: &[&str], path: &str) -> Config {
+        config(serde_json::json!({ "method": method, "path": path }))
+    }
+
+    fn problems(config: &Config) -> Vec<String> {
+        let mut problems = Problems::new();
+        config.check(&mut problems);
+        problems
+            .into_vec()
+            .into_iter()
+            .map(|problem| {
+                format!("{}: {}; {}", trigger_core::display_path(&problem.path), problem.message, problem.help.unwrap())
+            })
+            .collect()
+    }
+
+    #[test]
+    fn only_the_path_must_be_written() {
+        let config = config(serde_json::json!({ "path": "/x" }));
+        assert_eq!(config.method.read(), Ok(Served::Any));
+        assert_eq!(config.mode, Mode::Sync);
+        assert_eq!(config.max_body_bytes, 1 << 20);
+        assert_eq!(config.describe(), "ANY /x");
+        assert_eq!(problems(&config), Vec::<String>::new());
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let config = config(serde_json::json!({
+            "method": ["GET", "POST"], "path": "/x/{id}", "mode": "async", "max_body_bytes": 67108864
+        }));
+        assert_eq!(config.method.read(), Ok(Served::These(vec![Method::GET, Method::POST])));
+        assert_eq!(config.max_body_bytes, 64 << 20);
+        assert_eq!(config.describe(), "GET,POST /x/{id} (async)");
+        assert_eq!(problems(&config), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_cannot_be_read_says_why() {
+        for (json, message) in [
+            (
+                serde_json::json!({ "path": "/x", "max_body_bytes": 0 }),
+                "max_body_bytes is 0; choose from 1 to 67108864",
+            ),
+            (serde_json::json!({ "path": "/x", "max_body_bytes": 67108865 }), "max_body_bytes is 67108865"),
+            (serde_json::json!({ "path": "/x", "mode": "later" }), "unknown variant `later`"),
+            (serde_json::json!({ "path": "/x", "methods": "GET" }), "unknown field `methods`"),
+            (serde_json::json!({ "method": "GET" }), "missing field `path`"),
+        ] {
+            let error = serde_json::from_value::<Config>(json).unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_schema_tells_the_same_bounds() {
+        let schema = serde_json::to_value(schemars::schema_for!(Config)).unwrap();
+        assert_eq!(schema["required"], serde_json::json!(["path"]));
+        assert_eq!(schema["additionalProperties"], false);
+        let body = &schema["properties"]["max_body_bytes"];
+        assert_eq!((&body["minimum"], &body["maximum"]), (&1.into(), &MAX_BODY_BYTES.into()));
+        assert_eq!(body["default"], 1 << 20);
+        assert!(schema["properties"]["method"]["description"].as_str().unwrap().contains("HEAD"));
+    }
+
+    #[test]
+    fn all_mistakes_are_told_in_one_run() {
+        let bad = route(&["get", "PSOT", "POST", "POST", "ANY", "CONNECT"], "orders/:id");
+        assert_eq!(
+            problems(&bad),
+            [
+                "method: \"get\" is not a method that can be named; methods are written in capitals: \"GET\"",
+                "method: \"PSOT\" is not a method that can be named; choose from GET HEAD POST PUT PATCH DELETE \
+                 OPTIONS TRACE; any other reaches a trigger with method = \"ANY\"",
+                "method: the method \"POST\" is named twice; name each method once",
+                "method: ANY already means every method; write method = \"ANY\", or name the methods without it",
+                "method: \"CONNECT\" is not a method that can be named; choose from GET HEAD POST PUT PATCH DELETE \
+                 OPTIONS TRACE; any other reaches a trigger with method = \"ANY\"",
+                "path: the path \"orders/:id\" does not begin with '/'; write \"/orders/:id\"",
+            ]
+        );
+        assert_eq!(problems(&route(&[], "/x")), ["method: no method is served; name one, or write \"ANY\""]);
+    }
+
+    #[test]
+    fn a_conflict_needs_a_shared_method_and_the_same_paths() {
+        let get = route(&["GET", "POST"], "/orders/{id}");
+        for (other, expected) in [
+            (
+                route(&["POST"], "/orders/{number}"),
+                Some("both serve POST, and /orders/{id} and /orders/{number} match the same paths"),
+            ),
+            (route(&["GET"], "/orders/{id}"), Some("both serve GET /orders/{id}")),
+            (route(&["ANY"], "/orders/{id}"), Some("both serve GET /orders/{id}")),
+            (route(&["DELETE"], "/orders/{id}"), None),
+            (route(&["HEAD"], "/orders/{id}"), None),
+            (route(&["GET"], "/orders/new"), None),
+            (route(&["GET"], "broken"), None),
+            (route(&["get"], "/orders/{id}"), None),
+        ] {
+            assert_eq!(get.conflict(&other).as_deref(), expected);
+            assert_eq!(other.conflict(&get).is_some(), expected.is_some());
+        }
+    }
+}

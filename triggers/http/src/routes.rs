@@ -1,0 +1,236 @@
+//! The routing table, shared by the listener and every HTTP trigger.
+//!
+//! A request reads the table without a lock; a trigger that starts or stops swaps in a new one. The trees are built by
+//! the first request that needs them and not by the swap, since starting a thousand triggers would otherwise build a
+//! thousand sets of trees.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use http::request::Parts;
+use http::{Method, header};
+use percent_encoding::percent_decode_str;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+use trigger_core::{Attribute, Dispatch, TriggerContext};
+
+use crate::config::{Mode, Served};
+use crate::pattern::Pattern;
+use crate::trees::Trees;
+
+/// How long a request that no route takes waits for triggers that are bound and about to run.
+const STARTING_WAIT: Duration = Duration::from_secs(1);
+
+/// A handle to the routing table; clones share it.
+#[derive(Clone)]
+pub struct Routes {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    table: ArcSwap<Table>,
+    /// How many triggers are bound and do not run yet.
+    starting: watch::Sender<usize>,
+    /// Set by the listener: once cancelled, a path without a route is one that was just taken away.
+    closing: OnceLock<CancellationToken>,
+    body_read_timeout: Duration,
+}
+
+/// One state of the table; never changed, only replaced.
+#[derive(Default)]
+struct Table {
+    /// Oldest first: of two that claim the same requests the newer answers, and its removal uncovers the older.
+    routes: Vec<Arc<Route>>,
+    /// The engine, for callers who ask how their invocation stands. It comes with the triggers and outlives them here,
+    /// so that a result can be read after its trigger is gone.
+    dispatch: Option<Arc<dyn Dispatch>>,
+    trees: OnceLock<Trees<Arc<Route>>>,
+}
+
+/// One running trigger.
+pub(crate) struct Route {
+    pub(crate) served: Served,
+    pub(crate) pattern: Pattern,
+    pub(crate) mode: Mode,
+    pub(crate) max_body_bytes: u64,
+    pub(crate) cx: TriggerContext,
+    /// Requests under way; closed once the route is out of the table.
+    pub(crate) in_flight: TaskTracker,
+}
+
+/// Where a request leads.
+pub(crate) enum Found {
+    /// To this route.
+    Route(Hit),
+    /// Nowhere, because this parameter is not UTF-8 after percent-decoding.
+    Undecodable(String),
+    /// Nowhere; but these methods are served on this path.
+    Missing(Vec<Method>),
+}
+
+/// A request's route, kept from ending until this is dropped.
+pub(crate) struct Hit {
+    pub(crate) route: Arc<Route>,
+    pub(crate) attributes: Vec<Attribute>,
+    pub(crate) in_flight: TaskTrackerToken,
+}
+
+impl Default for Routes {
+    /// An empty table whose requests have 60 seconds to send their body.
+    fn default() -> Self {
+        Self::new(Duration::from_secs(60))
+    }
+}
+
+impl fmt::Debug for Routes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Routes").field("routes", &self.shared.table.load().routes.len()).finish_non_exhaustive()
+    }
+}
+
+impl Routes {
+    /// An empty table whose requests have `body_read_timeout` to send their body.
+    pub fn new(body_read_timeout: Duration) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                table: ArcSwap::default(),
+                starting: watch::channel(0).0,
+                closing: OnceLock::new(),
+                body_read_timeout,
+            }),
+        }
+    }
+
+    pub(crate) fn body_read_timeout(&self) -> Duration {
+        self.shared.body_read_timeout
+    }
+
+    /// The engine, as soon as a trigger has brought it.
+    pub(crate) async fn dispatch(&self) -> Option<Arc<dyn Dispatch>> {
+        let now = || self.shared.table.load().dispatch.clone();
+        if now().is_none() {
+            self.started().await;
+        }
+        now()
+    }
+
+    /// From the moment `shutdown` is cancelled, requests without a route are told that the engine is going away.
+    pub(crate) fn closes_with(&self, shutdown: CancellationToken) {
+        // A second listener over the same table keeps the first one's word: they stop together.
+        let _first_wins = self.shared.closing.set(shutdown);
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.shared.closing.get().is_some_and(CancellationToken::is_cancelled)
+    }
+
+    /// Says that a trigger is bound and about to run, until the guard is dropped.
+    pub(crate) fn starting(&self) -> Starting {
+        self.shared.starting.send_modify(|triggers| *triggers += 1);
+        Starting { routes: self.clone() }
+    }
+
+    /// Puts a route into the table.
+    pub(crate) fn insert(&self, route: Arc<Route>) {
+        self.shared.table.rcu(|table| Table {
+            routes: table.routes.iter().chain([&route]).cloned().collect(),
+            dispatch: Some(route.cx.dispatch.clone()),
+            trees: OnceLock::new(),
+        });
+    }
+
+    /// Takes a route out of the table, and closes it: `route.in_flight` then waits for the requests it still has.
+    pub(crate) fn remove(&self, route: &Arc<Route>) {
+        self.shared.table.rcu(|table| Table {
+            routes: table.routes.iter().filter(|one| !Arc::ptr_eq(one, route)).cloned().collect(),
+            dispatch: table.dispatch.clone(),
+            trees: OnceLock::new(),
+        });
+        // In this order: whoever finds the route closed finds it gone from the table too.
+        route.in_flight.close();
+    }
+
+    /// The route for a request. Where there is none while triggers are starting, waits for them: during a reload the
+    /// old trigger may stop a moment before the new one runs, and no caller should notice.
+    pub(crate) async fn find(&self, head: &Parts) -> Found {
+        match self.find_now(head) {
+            Found::Missing(_) if *self.shared.starting.borrow() > 0 => {
+                self.started().await;
+                self.find_now(head)
+            }
+            found => found,
+        }
+    }
+
+    /// Waits, not for long, until every trigger that is bound runs.
+    async fn started(&self) {
+        let mut starting = self.shared.starting.subscribe();
+        let _in_time = tokio::time::timeout(STARTING_WAIT, starting.wait_for(|triggers| *triggers == 0)).await;
+    }
+
+    fn find_now(&self, head: &Parts) -> Found {
+        let path = head.uri.path();
+        loop {
+            let table = self.shared.table.load();
+            let trees = table.trees();
+            let Some(found) = trees.at(&head.method, path) else {
+                return Found::Missing(trees.methods(path).into_iter().cloned().collect());
+            };
+            let route = found.value;
+            let in_flight = route.in_flight.token();
+            if route.in_flight.is_closed() {
+                // It left the table after we read the table. The token came too late to be waited for, so look again.
+                continue;
+            }
+            let mut attributes = attributes(head, found.params.len());
+            for (name, (_, value)) in route.pattern.attributes().iter().zip(found.params.iter()) {
+                match percent_decode_str(value).decode_utf8() {
+                    Ok(value) => attributes.push((name.clone().into(), value.into_owned())),
+                    Err(_) => return Found::Undecodable(name.clone()),
+                }
+            }
+            return Found::Route(Hit { route: route.clone(), attributes, in_flight });
+        }
+    }
+}
+
+impl Table {
+    fn trees(&self) -> &Trees<Arc<Route>> {
+        self.trees.get_or_init(|| {
+            Trees::build(self.routes.iter().rev().map(|route| (&route.served, &route.pattern, route.clone())))
+        })
+    }
+}
+
+fn attributes(head: &Parts, parameters: usize) -> Vec<Attribute> {
+    let mut attributes = Vec::with_capacity(4 + parameters);
+    attributes.push(("method".into(), head.method.as_str().to_owned()));
+    attributes.push(("path".into(), head.uri.path().to_owned()));
+    if let Some(query) = head.uri.query() {
+        attributes.push(("query".into(), query.to_owned()));
+    }
+    // RFC 9112, section 3.2.2: a host in the request line overrules the header.
+    let host = match head.uri.authority() {
+        Some(authority) => Some(authority.as_str()),
+        None => head.headers.get(header::HOST).and_then(|host| host.to_str().ok()),
+    };
+    if let Some(host) = host {
+        attributes.push(("host".into(), host.to_owned()));
+    }
+    attributes
+}
+
+/// A trigger that is bound and does not run yet.
+pub(crate) struct Starting {
+    routes: Routes,
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        self.routes.shared.starting.send_modify(|triggers| *triggers -= 1);
+    }
+}

@@ -1,0 +1,10 @@
+//! The HTTP trigger as its callers see it: real sockets where the wire matters, the routing table alone elsewhere.
+
+mod answers;
+mod asynchronous;
+mod bounds;
+mod connections;
+mod drain;
+mod events;
+mod reload;
+mod support;
