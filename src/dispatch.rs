@@ -363,6 +363,10 @@ impl Dispatcher {
 
     async fn refuse_depth(&self, running: Running<'_>) -> Answer {
         let failure = self.too_deep(&running.invocation);
+        if running.invocation.custody == Custody::Caller {
+            // It is told. A dead letter would let any caller fill the store with a header.
+            return running.failed(failure);
+        }
         let reason = DeadReason::DepthExceeded;
         let dead = self.dead_letter(running.invocation.clone(), None, Vec::new(), reason, &failure, 0);
         match self.bury(dead, running.invocation.custody).await {

@@ -142,6 +142,7 @@ fn shed_detail(reason: Shed) -> &'static str {
         Shed::ShuttingDown => "the engine is shutting down",
         Shed::StoreUnavailable => "the engine's store cannot take the event",
         Shed::TooLarge => "the event is larger than the engine takes",
+        Shed::Forbidden => "the function is not public and the caller is not authenticated",
         Shed::SlowConsumer => "events arrive faster than they are taken",
     }
 }
@@ -221,10 +222,12 @@ mod tests {
             let problem = respond(answer, Uuid::nil()).unwrap_err();
             let expected = match reason {
                 Shed::TooLarge => (413, None),
+                Shed::Forbidden => (403, None),
                 _ => (503, Some(Duration::from_secs(3))),
             };
             assert_eq!((problem.status.as_u16(), problem.retry_after), expected, "{reason}");
-            assert_eq!((problem.code, problem.retryable), (reason.as_str(), reason != Shed::TooLarge));
+            let final_answer = matches!(reason, Shed::TooLarge | Shed::Forbidden);
+            assert_eq!((problem.code, problem.retryable), (reason.as_str(), !final_answer));
         }
         for (reason, status) in [(SkipReason::Disabled, 503), (SkipReason::Duplicate, 409)] {
             let problem = respond(Answer::Skipped(reason), Uuid::nil()).unwrap_err();

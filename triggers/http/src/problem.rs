@@ -50,6 +50,7 @@ impl Problem {
     pub(crate) fn shed(reason: Shed, detail: impl Into<Cow<'static, str>>, retry_after: Duration) -> Self {
         match reason {
             Shed::TooLarge => Self::new(StatusCode::PAYLOAD_TOO_LARGE, reason.as_str(), detail),
+            Shed::Forbidden => Self::new(StatusCode::FORBIDDEN, reason.as_str(), detail),
             Shed::Overload | Shed::ShuttingDown | Shed::StoreUnavailable | Shed::SlowConsumer => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, reason.as_str(), detail).again_after(retry_after)
             }
