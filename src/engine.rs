@@ -117,7 +117,7 @@ impl Engine {
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(settings)?);
         let executor = WasmExecutor::new(
             ExecutorConfig {
-                max_instances: config.max_concurrency,
+                max_instances: config.max_concurrency as u32,
                 max_memory_mb: config.max_memory_mb,
                 max_module_bytes: config.max_module_bytes,
                 cache_dir,

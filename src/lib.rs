@@ -1,7 +1,29 @@
-//! x
+//! Tripline: an event-driven trigger engine.
+//!
+//! ```text
+//! event source ─► adapter ─► InvocationContext ─► dispatch ─► executor ─► guest
+//! ```
+//!
+//! The modules in the order of that picture; `docs/architecture.md` walks it with reasons. The adapters are crates of
+//! their own (`triggers/*`) that this library does not know: the binary adds them to [`kinds::Kinds`].
+
+pub mod config;
+pub mod kinds;
+
+pub mod functions;
+
 pub mod dispatch;
 pub mod executor;
-pub mod functions;
+
+pub mod bus;
 pub mod store;
-pub mod telemetry;
 pub mod traces;
+
+pub mod supervisor;
+
+pub mod engine;
+
+pub mod admin;
+pub mod cli;
+pub mod telemetry;
+pub mod watch;

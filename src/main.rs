@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser as _;
@@ -14,8 +13,10 @@ use tripline::admin;
 use tripline::bus;
 use tripline::cli::announce::{Addresses, announce};
 use tripline::cli::{self, Cli, Command, check};
-use tripline::config::{BusConfig, Document, EngineConfig, Manifest, Report};
+use tripline::config::{BusConfig, Document, EngineConfig, Report};
 use tripline::engine::{Engine, Error as EngineError, read_modules};
+use tripline::executor::{ExecutorConfig, ModuleError, ModuleSource, WasmExecutor};
+use tripline::functions::Digest;
 use tripline::kinds::Kinds;
 use tripline::telemetry;
 use tripline::watch::Watch;
@@ -43,7 +44,7 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     });
     if let Some(report) = report {
         let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
-        complain(&check::render_text(report, colours));
+        complain(&check::failure_text(report, colours));
         return ExitCode::from(cli::EXIT_MANIFEST);
     }
     complain(&format!("tripline: {error:#}"));
@@ -70,42 +71,73 @@ fn manifest_path(path: &Path) -> PathBuf {
     if path.is_dir() { path.join("tripline.toml") } else { path.to_owned() }
 }
 
+/// What the kinds work on.
+struct Sources {
+    bus: bus::Open,
+    #[cfg(feature = "http")]
+    routes: trigger_http::Routes,
+}
+
 /// The trigger kinds of this build.
-#[cfg_attr(not(feature = "http"), allow(unused_variables))]
 fn kinds(sources: Sources) -> anyhow::Result<Kinds> {
     let mut kinds = Kinds::new();
     #[cfg(feature = "http")]
     kinds.add(trigger_http::Http::new(sources.routes))?;
     #[cfg(feature = "pubsub")]
-    kinds.add(trigger_pubsub::Pubsub::new(sources.bus, sources.jetstream))?;
+    {
+        let bus::Open { bus, nats } = sources.bus;
+        let clients = nats.map(|nats| -> trigger_pubsub::Clients { Arc::new(move || nats.client()) });
+        kinds.add(trigger_pubsub::Pubsub::new(bus, clients))?;
+    }
     #[cfg(feature = "cron")]
     kinds.add(trigger_cron::Cron::default())?;
     Ok(kinds)
 }
 
-/// What the kinds work on.
-struct Sources {
-    bus: Arc<dyn bus::Bus>,
-    nats: Option<Arc<bus::NatsBus>>,
+/// The same kinds with nothing behind them: they check and describe, and open nothing.
+fn closed_kinds(config: &EngineConfig) -> anyhow::Result<Kinds> {
+    let mut kinds = Kinds::new();
     #[cfg(feature = "http")]
-    routes: trigger_http::Routes,
+    kinds.add(trigger_http::Http::default())?;
+    #[cfg(feature = "pubsub")]
+    kinds.add(trigger_pubsub::Pubsub::checks_only(config.bus != BusConfig::Memory))?;
+    #[cfg(feature = "cron")]
+    kinds.add(trigger_cron::Cron::default())?;
+    Ok(kinds)
 }
 
 fn check_manifest(options: &cli::Check) -> anyhow::Result<ExitCode> {
-    // Nothing is opened: the kinds get a bus that nobody publishes on and a listener that nobody bound.
     if options.schema {
-        cli::print_json(&tripline::config::schema(&kinds(closed_sources())?))?;
+        cli::print_json(&tripline::config::schema(&closed_kinds(&EngineConfig::default())?))?;
         return Ok(ExitCode::SUCCESS);
     }
     let path = manifest_path(&options.manifest);
-    match Document::read(&path).map_err(anyhow::Error::from).and_then(|document| check_document(&document)) {
-        Ok(manifest) => {
-            cli::print_line(&check::render_ok(&path, &manifest, options.json));
+    let checked = Document::read(&path).map_err(anyhow::Error::from).and_then(|document| {
+        let kinds = closed_kinds(&document.engine())?;
+        let manifest = document.manifest(&kinds)?;
+        let config = ExecutorConfig {
+            max_instances: 1,
+            max_module_bytes: manifest.engine.max_module_bytes,
+            ..ExecutorConfig::default()
+        };
+        let executor = WasmExecutor::new(config, Arc::new(NoModules))?;
+        read_modules(&document, &manifest.functions, &executor)?;
+        Ok((manifest, kinds))
+    });
+    let name = path.display().to_string();
+    match checked {
+        Ok((manifest, kinds)) => {
+            let text = if options.json {
+                check::success_json(&name, &manifest, &kinds)
+            } else {
+                check::success_text(&name, &manifest, &kinds)
+            };
+            cli::print_line(text.trim_end());
             Ok(ExitCode::SUCCESS)
         }
         Err(error) => match error.downcast_ref::<Report>() {
             Some(report) if options.json => {
-                cli::print_json(&report.to_json())?;
+                cli::print_line(check::failure_json(report).trim_end());
                 Ok(ExitCode::from(cli::EXIT_MANIFEST))
             }
             _ => Err(error),
@@ -113,36 +145,28 @@ fn check_manifest(options: &cli::Check) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Finds every mistake, in the manifest and in its modules.
-fn check_document(document: &Document) -> anyhow::Result<Manifest> {
-    let manifest = document.manifest(&kinds(closed_sources())?)?;
-    read_modules(document, &manifest.functions, manifest.engine.max_module_bytes)?;
-    Ok(manifest)
-}
+/// For inspecting modules: nothing is ever compiled.
+struct NoModules;
 
-/// Sources that nothing stands behind, for checking: a bus that nobody publishes on, a table that nobody asks.
-fn closed_sources() -> Sources {
-    Sources {
-        bus: Arc::new(bus::MemoryBus::default()),
-        nats: None,
-        #[cfg(feature = "http")]
-        routes: trigger_http::Routes::new(Duration::from_secs(1)),
+impl ModuleSource for NoModules {
+    fn module(&self, digest: Digest) -> trigger_core::BoxFuture<'_, Result<bytes::Bytes, ModuleError>> {
+        Box::pin(async move { Err(ModuleError::Unavailable(format!("no store has {digest}"))) })
     }
 }
 
 async fn serve(options: cli::Run, dev: bool) -> anyhow::Result<ExitCode> {
     telemetry::init(options.log_format.into(), &options.log).map_err(anyhow::Error::msg)?;
     let path = manifest_path(&options.manifest);
-    // Every mistake is told before anything is opened.
-    let config = check_document(&Document::read(&path)?)?.engine;
+    // Every mistake of the manifest is told before anything is opened.
+    let document = Document::read(&path)?;
+    let config = document.manifest(&closed_kinds(&document.engine())?)?.engine;
 
     let admin = admin::Server::bind(config.admin_listen).await?;
     let open_bus = open_bus(&config).await?;
     #[cfg(feature = "http")]
     let public = trigger_http::Server::bind(http_config(&config)).await?;
     let kinds = kinds(Sources {
-        bus: open_bus.bus.clone(),
-        nats: open_bus.nats,
+        bus: open_bus.clone(),
         #[cfg(feature = "http")]
         routes: public.routes(),
     })?;
@@ -224,7 +248,7 @@ async fn reload(engine: &Engine) {
             }
         }
         Err(EngineError::Manifest(report)) => {
-            complain(&check::render_text(&report, std::io::IsTerminal::is_terminal(&std::io::stderr())));
+            complain(&check::failure_text(&report, std::io::IsTerminal::is_terminal(&std::io::stderr())));
             tracing::warn!("the manifest was not taken in: what served before goes on");
         }
         Err(error) => tracing::warn!("the manifest was not taken in: {error}"),
@@ -268,9 +292,11 @@ async fn open_bus(config: &EngineConfig) -> anyhow::Result<bus::Open> {
         BusConfig::Memory => bus::Setting::Memory,
         BusConfig::Nats { servers, credentials_file } => {
             let mut nats: bus::NatsConfig = servers.expose().parse()?;
-            nats.credentials_file = credentials_file.clone();
+            if let Some(file) = credentials_file {
+                nats.auth = bus::Auth::CredentialsFile(file.clone());
+            }
             bus::Setting::Nats(nats)
         }
     };
-    Ok(bus::open(setting).await?)
+    Ok(setting.open().await?)
 }

@@ -408,6 +408,7 @@ async fn publish(State(engine): App, Json(request): Json<PublishRequest>) -> Ans
     engine.bus.publish_durably(message).await.map_err(|error| {
         let (status, code) = match error {
             BusError::InvalidSubject { .. } => (StatusCode::BAD_REQUEST, "invalid_subject"),
+            BusError::InvalidHeader { .. } => (StatusCode::BAD_REQUEST, "invalid_header"),
             BusError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
             BusError::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "bus_unavailable"),
         };
@@ -435,7 +436,7 @@ async fn reload(State(engine): App) -> Answer<ReloadView> {
         Err(EngineError::Manifest(report)) => Err(Problem {
             status: StatusCode::UNPROCESSABLE_ENTITY,
             code: "manifest",
-            detail: crate::cli::check::render_text(&report, false),
+            detail: crate::cli::check::failure_text(&report, false),
         }),
         Err(error @ EngineError::Executor(_)) => {
             Err(Problem { status: StatusCode::INTERNAL_SERVER_ERROR, code: "executor", detail: error.to_string() })

@@ -51,6 +51,8 @@ words! {
         GuestError = "guest_error",
         /// What the guest returned is over its limit or not what its interface promises.
         BadOutput = "bad_output",
+        /// The payload is over what the definition hands to the guest.
+        InputTooLarge = "input_too_large",
         /// The module imports something that is not offered.
         ImportDenied = "import_denied",
         /// The guest used a capability that its definition does not grant.
@@ -131,7 +133,8 @@ impl Failure {
     /// A failure whose fate follows from its code: `guest_error`, `timeout`, `memory`, `trap`, `fuel` and
     /// `host_error` may go better next time, the others cannot.
     pub fn new(code: FailureCode, message: impl Into<Cow<'static, str>>) -> Self {
-        let retryable = !matches!(code, FailureCode::ImportDenied | FailureCode::Denied | FailureCode::BadOutput);
+        use FailureCode::{BadOutput, Denied, ImportDenied, InputTooLarge};
+        let retryable = !matches!(code, ImportDenied | Denied | BadOutput | InputTooLarge);
         Self { code, message: message.into(), retryable, retry_after: None }
     }
 

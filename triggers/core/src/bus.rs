@@ -66,6 +66,14 @@ pub enum BusError {
         /// What is wrong.
         why: String,
     },
+    /// A header cannot be carried as it is. The value is not told, since it may be a secret.
+    #[error("invalid header {name:?}: {why}")]
+    InvalidHeader {
+        /// The header's name.
+        name: String,
+        /// What is wrong.
+        why: String,
+    },
     /// The message is larger than the bus takes.
     #[error("a message of {size} bytes is over the bus's limit of {limit} bytes")]
     TooLarge {

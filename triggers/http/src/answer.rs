@@ -83,6 +83,7 @@ fn failed(failure: Failure) -> Problem {
     let status = match code {
         FailureCode::Timeout => StatusCode::GATEWAY_TIMEOUT,
         FailureCode::HostError | FailureCode::Cancelled => StatusCode::SERVICE_UNAVAILABLE,
+        FailureCode::InputTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         FailureCode::GuestError
         | FailureCode::Memory
         | FailureCode::Fuel
