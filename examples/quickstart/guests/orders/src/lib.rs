@@ -1,0 +1,124 @@
+//! Takes an order over HTTP and tells the rest of the shop about it.
+//!
+//! `POST /orders/{id}` with `{"item": "kettle", "amount": 4200}` (cents) is answered 201, and the order goes out on
+//! `orders.<id>.created`. A bad order is the caller's mistake, not a failed attempt: it is answered 422 and nothing is
+//! published.
+
+wit_bindgen::generate!({ path: "../../../../wit", world: "function" });
+
+use serde::{Deserialize, Serialize};
+use tripline::function::{http_response, invocation, log, messaging};
+
+/// What a caller sends.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Order {
+    item: String,
+    /// In cents.
+    amount: u64,
+}
+
+/// What the rest of the shop is told, and the caller too.
+#[derive(Serialize)]
+struct Created<'a> {
+    id: &'a str,
+    item: &'a str,
+    amount: u64,
+}
+
+/// Problem details for HTTP APIs (RFC 9457).
+#[derive(Serialize)]
+struct Problem<'a> {
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+}
+
+struct Orders;
+export!(Orders);
+
+impl Guest for Orders {
+    fn handle(_cx: Context, payload: Vec<u8>) -> Result<Vec<u8>, Failure> {
+        // Only its trigger fills this in; without it no later attempt has it either.
+        let id = invocation::attribute("param.id")
+            .ok_or_else(|| Failure::Permanent("expected the path /orders/{id}".into()))?;
+        match read(&id, &payload) {
+            Ok(order) => accept(&id, &order),
+            Err(why) => {
+                log::write(log::Level::Warn, &format!("refused order {id:?}: {why}"));
+                refuse(&why)
+            }
+        }
+    }
+}
+
+/// The order, or what is wrong with it.
+fn read(id: &str, body: &[u8]) -> Result<Order, String> {
+    // The id becomes a token of a subject: there a dot separates, and a star or a space has no place.
+    let token = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    if !id.bytes().all(token) || !(1..=64).contains(&id.len()) {
+        return Err("the id must have 1 to 64 letters, digits, '-' or '_'".into());
+    }
+    let order: Order = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    match order.item.trim().is_empty() {
+        true => Err("item must not be empty".into()),
+        false => Ok(order),
+    }
+}
+
+fn accept(id: &str, order: &Order) -> Result<Vec<u8>, Failure> {
+    let subject = format!("orders.{id}.created");
+    let created = json(&Created { id, item: &order.item, amount: order.amount });
+    // Sent when this attempt has succeeded, never otherwise.
+    messaging::publish(&messaging::Message {
+        subject: subject.clone(),
+        headers: vec![("content-type".into(), b"application/json".into())],
+        payload: created.clone(),
+    })
+    .map_err(|error| Failure::Permanent(format!("cannot publish on {subject}: {error:?}")))?;
+    log::write(log::Level::Info, &format!("order {id}: {} for {} cents", order.item, order.amount));
+    answer(201, "application/json", created)
+}
+
+fn refuse(why: &str) -> Result<Vec<u8>, Failure> {
+    let problem = Problem { title: "this order cannot be taken", status: 422, detail: why };
+    answer(problem.status, "application/problem+json", json(&problem))
+}
+
+fn answer(status: u16, content_type: &str, body: Vec<u8>) -> Result<Vec<u8>, Failure> {
+    http_response::set(status, &[("content-type".into(), content_type.into())]).map_err(Failure::Permanent)?;
+    Ok(body)
+}
+
+fn json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("plain structs of text and numbers always serialize")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_good_order_is_read() {
+        let order = read("A-7_b", br#"{"amount": 0, "item": "kett\u006ce"}"#).ok().unwrap();
+        assert_eq!((order.item.as_str(), order.amount), ("kettle", 0));
+    }
+
+    #[test]
+    fn a_bad_order_is_refused_with_a_reason() {
+        let good = br#"{"item": "kettle", "amount": 4200}"#;
+        for id in ["", "a.b", "*", "a b", "ä", &"7".repeat(65)] {
+            assert!(read(id, good).is_err_and(|why| why.contains("the id")), "{id:?}");
+        }
+        for (body, expected) in [
+            ("", "EOF"),
+            ("{}", "missing field `item`"),
+            (r#"{"item": " ", "amount": 1}"#, "item must not be empty"),
+            (r#"{"item": "kettle", "amount": -1}"#, "expected u64"),
+            (r#"{"item": "kettle", "amount": 1, "colour": "red"}"#, "unknown field `colour`"),
+        ] {
+            let why = read("7", body.as_bytes()).err().unwrap();
+            assert!(why.contains(expected), "{body}: {why}");
+        }
+    }
+}
