@@ -48,6 +48,7 @@ pub enum Command {
     Versions {
         /// The function.
         function: String,
+        /// Which engine to ask.
         #[command(flatten)]
         remote: Remote,
     },
@@ -61,6 +62,7 @@ pub enum Command {
     Status {
         /// The invocation.
         invocation: uuid::Uuid,
+        /// Which engine to ask.
         #[command(flatten)]
         remote: Remote,
     },

@@ -95,25 +95,29 @@ fn kinds(sources: Sources) -> anyhow::Result<Kinds> {
 }
 
 /// The same kinds with nothing behind them: they check and describe, and open nothing.
-fn closed_kinds(config: &EngineConfig) -> anyhow::Result<Kinds> {
+fn closed_kinds(over_nats: bool) -> anyhow::Result<Kinds> {
     let mut kinds = Kinds::new();
     #[cfg(feature = "http")]
     kinds.add(trigger_http::Http::default())?;
     #[cfg(feature = "pubsub")]
-    kinds.add(trigger_pubsub::Pubsub::checks_only(config.bus != BusConfig::Memory))?;
+    kinds.add(trigger_pubsub::Pubsub::checks_only(over_nats))?;
     #[cfg(feature = "cron")]
     kinds.add(trigger_cron::Cron::default())?;
     Ok(kinds)
 }
 
+fn over_nats(config: &EngineConfig) -> bool {
+    config.bus != BusConfig::Memory
+}
+
 fn check_manifest(options: &cli::Check) -> anyhow::Result<ExitCode> {
     if options.schema {
-        cli::print_json(&tripline::config::schema(&closed_kinds(&EngineConfig::default())?))?;
+        cli::print_json(&tripline::config::schema(&closed_kinds(false)?))?;
         return Ok(ExitCode::SUCCESS);
     }
     let path = manifest_path(&options.manifest);
     let checked = Document::read(&path).map_err(anyhow::Error::from).and_then(|document| {
-        let kinds = closed_kinds(&document.engine())?;
+        let kinds = closed_kinds(over_nats(&document.engine()))?;
         let manifest = document.manifest(&kinds)?;
         let config = ExecutorConfig {
             max_instances: 1,
@@ -159,7 +163,7 @@ async fn serve(options: cli::Run, dev: bool) -> anyhow::Result<ExitCode> {
     let path = manifest_path(&options.manifest);
     // Every mistake of the manifest is told before anything is opened.
     let document = Document::read(&path)?;
-    let config = document.manifest(&closed_kinds(&document.engine())?)?.engine;
+    let config = document.manifest(&closed_kinds(over_nats(&document.engine()))?)?.engine;
 
     let admin = admin::Server::bind(config.admin_listen).await?;
     let open_bus = open_bus(&config).await?;
@@ -288,15 +292,13 @@ fn http_config(config: &EngineConfig) -> trigger_http::ServerConfig {
 }
 
 async fn open_bus(config: &EngineConfig) -> anyhow::Result<bus::Open> {
-    let setting = match &config.bus {
-        BusConfig::Memory => bus::Setting::Memory,
-        BusConfig::Nats { servers, credentials_file } => {
-            let mut nats: bus::NatsConfig = servers.expose().parse()?;
-            if let Some(file) = credentials_file {
-                nats.auth = bus::Auth::CredentialsFile(file.clone());
-            }
-            bus::Setting::Nats(nats)
-        }
+    let BusConfig::Nats { servers, credentials_file } = &config.bus else {
+        return Ok(bus::Open { bus: Arc::new(bus::MemoryBus::default()), nats: None });
     };
-    Ok(setting.open().await?)
+    let mut nats: bus::NatsConfig = servers.expose().parse()?;
+    if let Some(file) = credentials_file {
+        nats.auth = bus::nats::Auth::CredentialsFile(file.clone());
+    }
+    let nats = Arc::new(bus::NatsBus::connect(nats).await?);
+    Ok(bus::Open { bus: nats.clone(), nats: Some(nats) })
 }

@@ -71,7 +71,7 @@ impl Supervisor {
                 continue;
             }
             let binding = Arc::new(row.binding.clone());
-            match self.kinds.bind(row, binding.clone()).await {
+            match self.kinds.bind(row).await {
                 Ok(trigger) => bound.fresh.push((row.clone(), binding, trigger)),
                 Err(error) => errors.push((path, error)),
             }
@@ -155,7 +155,7 @@ async fn keep_running(kinds: Arc<Kinds>, row: TriggerRow, cx: TriggerContext, fi
                 Ok(()) => "the source ended".to_owned(),
                 Err(error) => error.to_string(),
             },
-            None => match kinds.bind(&row, cx.binding.clone()).await {
+            None => match kinds.bind(&row).await {
                 Ok(trigger) => {
                     bound = Some(trigger);
                     cx.healthy();

@@ -201,6 +201,7 @@ struct TraceQuery {
     function: Option<String>,
     outcome: Option<String>,
     before: Option<DateTime<Utc>>,
+    before_id: Option<Uuid>,
     limit: Option<u32>,
 }
 
@@ -229,6 +230,7 @@ async fn traces(State(engine): App, Query(query): Query<TraceQuery>) -> Answer<L
         invocation_id: None,
         outcome: query.outcome,
         before: query.before,
+        before_id: query.before_id,
         limit,
     };
     let stored = engine.store.traces(filter).await?;
@@ -321,6 +323,7 @@ struct DeadLetterQuery {
     #[serde(default)]
     include_redriven: bool,
     before: Option<DateTime<Utc>>,
+    before_id: Option<Uuid>,
     limit: Option<u32>,
 }
 
@@ -331,6 +334,7 @@ async fn dead_letters(State(engine): App, Query(query): Query<DeadLetterQuery>) 
         reason: query.reason,
         include_redriven: query.include_redriven,
         before: query.before,
+        before_id: query.before_id,
         limit: query.limit.unwrap_or(50).clamp(1, MAX_LIMIT),
     };
     Ok(Json(Listing { items: engine.store.dead_letters(filter).await? }))
