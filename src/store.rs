@@ -2,7 +2,10 @@
 //!
 //! Every method that changes something is one commit when it returns. Rows of the queue are claimed with a token and a
 //! lease, and every settle names the token: a worker whose lease ran out changes nothing. No method takes a list
-//! without a bound on its length or a limit to stop at, and none that lists reads a module's bytes.
+//! without a bound on its length or a limit to stop at, and none that lists reads a module's bytes. Moments are kept to
+//! the microsecond.
+//!
+//! An operation whose future is dropped before it ended may or may not have been done, and is never half done.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +19,12 @@ use crate::executor::Abi;
 use crate::functions::{Definition, Digest};
 use crate::traces::TraceRow;
 
+#[cfg(test)]
+mod conformance;
 pub mod sqlite;
+
+/// The most rows that one page of a list holds, whatever its filter asks for.
+pub const MAX_PAGE: u32 = 1000;
 
 /// The result of a store operation.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -30,7 +38,7 @@ pub enum Error {
     /// The store was written by a newer engine, or by something else.
     #[error("the store cannot be used: {0}")]
     Incompatible(String),
-    /// What is stored cannot be read back.
+    /// What is stored cannot be read back, or what was to be stored contradicts itself; trying again is pointless.
     #[error("{what} is corrupt: {why}")]
     Corrupt {
         /// Which row.
@@ -73,7 +81,7 @@ pub struct Deployed {
     pub name: String,
     /// The version that is routed now.
     pub version: u32,
-    /// Whether that version is new; `false` where the newest version already was identical.
+    /// Whether that version is new; `false` where the function had an identical one.
     pub created: bool,
 }
 
@@ -189,9 +197,13 @@ pub struct DeadLetter {
     pub died_at: DateTime<Utc>,
     /// How often it had been redriven before.
     pub redrive_count: u32,
-    /// What to publish about it, and where; `None` where the definition names no topic or publishing could loop.
+    /// What to publish about it, and where; `None` where the definition names no topic or publishing could loop. It
+    /// goes to the outbox and is not kept with the dead letter: `None` in one that was read back.
     pub publish: Option<Message>,
 }
+
+/// A dead letter as it was kept, and when it was redriven, if it was and has not died again since.
+pub type KeptDeadLetter = (DeadLetter, Option<DateTime<Utc>>);
 
 /// A dead letter in a list.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -231,7 +243,12 @@ pub struct DeadLetterFilter {
     pub include_redriven: bool,
     /// Those that died before this moment (for paging: the oldest one's `died_at` of the page before).
     pub before: Option<DateTime<Utc>>,
-    /// At most this many, newest first.
+    /// With `before`: also those that died at that very moment and whose id is lower than this one (for paging: the
+    /// last one's `invocation_id` of the page before). Several may die in one microsecond; without it a page's end
+    /// among them would lose the rest.
+    #[serde(default)]
+    pub before_id: Option<Uuid>,
+    /// At most this many (and [`MAX_PAGE`]), newest first.
     pub limit: u32,
 }
 
@@ -268,7 +285,11 @@ pub struct TraceFilter {
     pub outcome: Option<String>,
     /// That began before this moment.
     pub before: Option<DateTime<Utc>>,
-    /// At most this many, newest first.
+    /// With `before`: also those that began at that very moment and whose invocation's id is lower than this one, as
+    /// in [`DeadLetterFilter::before_id`].
+    #[serde(default)]
+    pub before_id: Option<Uuid>,
+    /// At most this many (and [`MAX_PAGE`]), newest first.
     pub limit: u32,
 }
 
@@ -294,7 +315,7 @@ pub struct Retention {
     pub traces_before: DateTime<Utc>,
     /// Keep at most this many trace rows.
     pub traces_max_rows: u64,
-    /// Remembered event keys older than this moment.
+    /// Remembered event keys, and remembered attempts of redelivered events, older than this moment.
     pub keys_before: DateTime<Utc>,
 }
 
@@ -302,6 +323,9 @@ pub struct Retention {
 pub trait Store: Send + Sync + 'static {
     /// Deploys functions: module, version where it is new, route and triggers, all of them in one transaction.
     /// Functions of `namespace` that are not among them lose their route and triggers; their versions stay.
+    ///
+    /// A version's identity is its module's digest and its definition's. Deploying a pair that the function has
+    /// already, newest or older, moves the route to that version and makes no new number.
     fn deploy(&self, namespace: String, functions: Vec<Deploy>) -> BoxFuture<'_, Result<Vec<Deployed>>>;
 
     /// Every routed function.
@@ -320,23 +344,27 @@ pub trait Store: Send + Sync + 'static {
     /// answered with the first one's id. Answers are in the order of the question.
     fn accept(&self, queued: Vec<QueuedInvocation>) -> BoxFuture<'_, Result<Vec<Accepted>>>;
 
-    /// Keeps an invocation whose inline attempt failed and whose source cannot redeliver. Its key is not looked at.
+    /// Keeps an invocation whose inline attempt failed and whose source cannot redeliver. Its key is not looked at. One
+    /// that is in the queue already stays as it is.
     fn keep(&self, queued: QueuedInvocation) -> BoxFuture<'_, Result<()>>;
 
-    /// Claims rows that are due at `now`, or whose lease ran out before it, the longest due first. An expired claim
-    /// costs no attempt.
+    /// Claims rows that are due at `now` and unclaimed, or whose lease ran out before it, the longest due first; fewer
+    /// than `limit` where payloads are large. An expired claim costs no attempt. A row that cannot be read does not
+    /// hold up the others: it becomes a dead letter (`incompatible`, payload kept) and what was unreadable is parked.
     fn claim(&self, now: DateTime<Utc>, lease_until: DateTime<Utc>, limit: u32) -> BoxFuture<'_, Result<Vec<Claimed>>>;
 
     /// Prolongs claims; answers the ids that are still held by their tokens.
     fn renew(&self, claims: Vec<(Uuid, Uuid)>, lease_until: DateTime<Utc>) -> BoxFuture<'_, Result<Vec<Uuid>>>;
 
-    /// Ends a claim. `false` if the claim is no longer the token's: nothing was changed then.
+    /// Ends a claim. `false` if the claim is no longer the token's: nothing was changed then. The version of a first
+    /// failed attempt stays the row's version.
     fn settle(&self, invocation_id: Uuid, token: Uuid, settle: Settle) -> BoxFuture<'_, Result<bool>>;
 
     /// When the next unclaimed row is due.
     fn next_due(&self) -> BoxFuture<'_, Result<Option<DateTime<Utc>>>>;
 
-    /// Keeps the dead letter of an invocation that is not in the queue, and what to publish about it.
+    /// Keeps the dead letter of an invocation that is not in the queue, and what to publish about it; forgets its
+    /// remembered attempts. An older dead letter of the same invocation is replaced.
     fn bury(&self, dead: Box<DeadLetter>) -> BoxFuture<'_, Result<()>>;
 
     /// Remembers a failed attempt of an event that its source will redeliver.
@@ -358,7 +386,7 @@ pub trait Store: Send + Sync + 'static {
     fn dead_letters(&self, filter: DeadLetterFilter) -> BoxFuture<'_, Result<Vec<DeadLetterSummary>>>;
 
     /// A dead letter with payload and attempts, and when it was redriven.
-    fn dead_letter(&self, invocation_id: Uuid) -> BoxFuture<'_, Result<Option<(DeadLetter, Option<DateTime<Utc>>)>>>;
+    fn dead_letter(&self, invocation_id: Uuid) -> BoxFuture<'_, Result<Option<KeptDeadLetter>>>;
 
     /// Puts a dead letter's event back in the queue: same identity, first attempt, no version pinned.
     fn redrive(&self, invocation_id: Uuid, run_at: DateTime<Utc>) -> BoxFuture<'_, Result<Redriven>>;
@@ -366,7 +394,8 @@ pub trait Store: Send + Sync + 'static {
     /// Adds messages to the outbox.
     fn outbox_add(&self, messages: Vec<Message>) -> BoxFuture<'_, Result<()>>;
 
-    /// Messages that are due, oldest first. Only one publisher works at a time, so nothing is claimed.
+    /// Messages that are due, the longest due first; fewer than `limit` where they are large. Only one publisher works
+    /// at a time, so nothing is claimed.
     fn outbox_due(&self, now: DateTime<Utc>, limit: u32) -> BoxFuture<'_, Result<Vec<OutboxRow>>>;
 
     /// Removes messages that the bus has taken, and marks their dead letters as published.
@@ -389,7 +418,7 @@ pub trait Store: Send + Sync + 'static {
 }
 
 impl DeadLetter {
-    /// The envelope, as stored and published: a CloudEvent (version 1.0, structured JSON) whose data is the event
+    /// The envelope, as published and exported: a CloudEvent (version 1.0, structured JSON) whose data is the event
     /// with its history.
     pub fn envelope(&self) -> serde_json::Value {
         use base64::Engine as _;

@@ -1,1 +1,350 @@
-//! x
+//! The store in one SQLite file, or in memory: the default, and all that one engine needs.
+//!
+//! One thread owns the one connection that writes. Operations reach it by a bounded queue; it takes what has arrived,
+//! does it in one transaction, and answers after the commit, so that a thousand callers cost one `fsync` (see
+//! `writer`). Reads that may be long run beside it on connections of their own (`reader`); those that must agree
+//! with claims, and all of them where the store is in memory, go through the writer too.
+//!
+//! Three decisions that a reader would question:
+//!
+//! - rusqlite on a thread, although the Postgres driver uses sqlx: sqlx pays about 37 µs a statement for the hop to its
+//!   worker thread, and a queue in SQLite lives from many small statements inside one commit.
+//! - Claims are rows of a temporary table, in memory. A lock file sees to it that one engine at a time has the
+//!   database, so a claim needs to be known to that engine only: with its process its claims are gone, and what it ran
+//!   is due at once when the next one starts. Claiming then costs no write: a fifth of what rewriting every row cost,
+//!   and of three commits that a job took, two are left.
+//! - No savepoint for each operation: they made a job half as dear again. A group in which something fails is done
+//!   again one operation at a time, which costs nothing until then.
+
+mod attempts;
+mod column;
+mod dead;
+mod due;
+mod error;
+mod functions;
+mod inbox;
+mod lock;
+mod outbox;
+mod prune;
+mod queue;
+mod reader;
+mod schema;
+pub mod sql;
+mod status;
+mod traces;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use rusqlite::Connection;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use trigger_core::{Accepted, Binding, BoxFuture, Message, Status};
+use uuid::Uuid;
+
+use super::{
+    Claimed, DeadLetter, DeadLetterFilter, DeadLetterSummary, Deploy, Deployed, Depths, Error, FailedAttempt,
+    FunctionRow, KeptDeadLetter, OutboxRow, QueuedInvocation, Redriven, Result, Retention, Settle, Store, TraceFilter,
+    VersionRow,
+};
+use crate::functions::Digest;
+use crate::traces::TraceRow;
+
+/// Where the database is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In memory: gone with the store.
+    Memory,
+    /// In this file. It and its directories are made where they are missing, for this user's eyes only.
+    File(PathBuf),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Memory => f.write_str("the store in memory"),
+            Place::File(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+/// When a commit counts as done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Synchronous {
+    /// When it is on the disk: it survives a loss of power.
+    #[default]
+    Full,
+    /// When the operating system has it: it survives the end of the process, but a loss of power may undo the last
+    /// commits.
+    Normal,
+}
+
+/// What to open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SqliteSettings {
+    /// Where the database is.
+    pub place: Place,
+    /// When a commit counts as done; of no consequence in memory.
+    pub synchronous: Synchronous,
+}
+
+impl SqliteSettings {
+    /// A database in memory.
+    pub fn memory() -> Self {
+        Self { place: Place::Memory, synchronous: Synchronous::default() }
+    }
+
+    /// A database in this file.
+    pub fn file(path: impl Into<PathBuf>) -> Self {
+        Self { place: Place::File(path.into()), synchronous: Synchronous::default() }
+    }
+}
+
+/// The store in SQLite. Dropping it waits for what was begun.
+pub struct SqliteStore {
+    place: Place,
+    // The readers end first, so that the writer's connection is the last and leaves the file tidy.
+    readers: Option<reader::Readers>,
+    writer: writer::Writer,
+}
+
+impl SqliteStore {
+    /// Opens the database, makes it where it is missing and brings its schema up to date. Blocks.
+    pub fn open(settings: SqliteSettings) -> Result<Self> {
+        let SqliteSettings { place, synchronous } = settings;
+        let (writer, readers) = match &place {
+            Place::Memory => {
+                let connection = Connection::open_in_memory().map_err(|error| error::at(&place, error.into()))?;
+                schema::prepare_writer(&connection, synchronous).map_err(|error| error::at(&place, error))?;
+                (writer::Writer::start(connection, None)?, None)
+            }
+            Place::File(path) => {
+                let lock = lock::Lock::take(path)?;
+                let connection = schema::open_writer(lock.database(), synchronous)?;
+                let readers = reader::Readers::start(lock.database())?;
+                (writer::Writer::start(connection, Some(lock))?, Some(readers))
+            }
+        };
+        Ok(Self { place, readers, writer })
+    }
+
+    /// Does `work` in a transaction of the writer; it is committed when this returns. `bytes` is how much memory the
+    /// work holds while it waits.
+    ///
+    /// `work` may run more than once (its group is done again when something in it fails), each time as if it were the
+    /// first.
+    async fn write<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        work: impl FnMut(&Connection) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.writer.inbox().run(bytes, work).await.map_err(|error| error::at(&self.place, error))
+    }
+
+    /// Does `work` on one snapshot of what is committed.
+    async fn read<T: Send + 'static>(&self, work: impl FnMut(&Connection) -> Result<T> + Send + 'static) -> Result<T> {
+        let inbox = match &self.readers {
+            Some(readers) => readers.inbox(),
+            None => self.writer.inbox(),
+        };
+        inbox.run(0, work).await.map_err(|error| error::at(&self.place, error))
+    }
+}
+
+impl fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteStore").field("place", &self.place).finish_non_exhaustive()
+    }
+}
+
+impl Store for SqliteStore {
+    fn deploy(&self, namespace: String, functions: Vec<Deploy>) -> BoxFuture<'_, Result<Vec<Deployed>>> {
+        Box::pin(async move {
+            let bytes = functions.iter().map(|function| function.module.len()).sum();
+            let functions = Arc::new(functions);
+            let (checked, of) = (functions.clone(), namespace.clone());
+            // Hashing megabytes belongs on a thread that may take its time.
+            let digests = self.read(move |_| functions::check(&of, &checked)).await?;
+            self.write(bytes, move |connection| functions::deploy(connection, &namespace, &functions, &digests)).await
+        })
+    }
+
+    fn functions(&self) -> BoxFuture<'_, Result<Vec<FunctionRow>>> {
+        Box::pin(self.read(functions::routed))
+    }
+
+    fn versions(&self, namespace: String, name: String) -> BoxFuture<'_, Result<Vec<VersionRow>>> {
+        Box::pin(self.read(move |connection| functions::versions(connection, &namespace, &name)))
+    }
+
+    fn version(&self, namespace: String, name: String, number: u32) -> BoxFuture<'_, Result<Option<VersionRow>>> {
+        Box::pin(self.read(move |connection| functions::version(connection, &namespace, &name, number)))
+    }
+
+    fn module(&self, digest: Digest) -> BoxFuture<'_, Result<Option<Bytes>>> {
+        Box::pin(self.read(move |connection| functions::module(connection, digest)))
+    }
+
+    fn accept(&self, queued: Vec<QueuedInvocation>) -> BoxFuture<'_, Result<Vec<Accepted>>> {
+        Box::pin(async move {
+            let rows: Vec<queue::Row> = queued.iter().map(queue::Row::new).collect();
+            let bytes = rows.iter().map(queue::Row::bytes).sum();
+            self.write(bytes, move |connection| queue::accept(connection, &rows)).await
+        })
+    }
+
+    fn keep(&self, queued: QueuedInvocation) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let row = queue::Row::new(&queued);
+            self.write(row.bytes(), move |connection| queue::insert(connection, &row).map(drop)).await
+        })
+    }
+
+    fn claim(&self, now: DateTime<Utc>, lease_until: DateTime<Utc>, limit: u32) -> BoxFuture<'_, Result<Vec<Claimed>>> {
+        Box::pin(async move {
+            loop {
+                let token = Uuid::now_v7();
+                let rows =
+                    self.write(0, move |connection| queue::claim(connection, now, lease_until, token, limit)).await?;
+                // Reading JSON is done here rather than on the writer's thread, which everybody waits for.
+                let mut claimed = Vec::with_capacity(rows.len());
+                let mut parked = Vec::new();
+                for row in rows {
+                    match row.read(token) {
+                        Ok(row) => claimed.push(row),
+                        Err(unreadable) => parked.push(unreadable),
+                    }
+                }
+                if parked.is_empty() {
+                    return Ok(claimed);
+                }
+                let bytes = parked.iter().map(|row| row.bytes()).sum();
+                let park = move |connection: &Connection| {
+                    parked.iter().try_for_each(|row| queue::park(connection, row, token))
+                };
+                match self.write(bytes, park).await {
+                    Ok(()) if claimed.is_empty() => {}
+                    Ok(()) => return Ok(claimed),
+                    Err(error) if claimed.is_empty() => return Err(error),
+                    // They come again when their lease has run out; the others need not wait for that.
+                    Err(error) => {
+                        tracing::error!("unreadable events could not be parked: {error}");
+                        return Ok(claimed);
+                    }
+                }
+            }
+        })
+    }
+
+    fn renew(&self, claims: Vec<(Uuid, Uuid)>, lease_until: DateTime<Utc>) -> BoxFuture<'_, Result<Vec<Uuid>>> {
+        Box::pin(self.write(0, move |connection| queue::renew(connection, &claims, lease_until)))
+    }
+
+    fn settle(&self, invocation_id: Uuid, token: Uuid, settle: Settle) -> BoxFuture<'_, Result<bool>> {
+        Box::pin(async move {
+            let ending = queue::Ending::new(invocation_id, &settle)?;
+            self.write(ending.bytes(), move |connection| queue::settle(connection, invocation_id, token, &ending)).await
+        })
+    }
+
+    fn next_due(&self) -> BoxFuture<'_, Result<Option<DateTime<Utc>>>> {
+        Box::pin(self.write(0, queue::next_due))
+    }
+
+    fn bury(&self, dead: Box<DeadLetter>) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let row = dead::Row::new(&dead);
+            self.write(row.bytes(), move |connection| {
+                dead::insert(connection, &row)?;
+                attempts::forget(connection, row.invocation_id)
+            })
+            .await
+        })
+    }
+
+    fn remember_attempt(&self, invocation_id: Uuid, attempt: FailedAttempt) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.write(0, move |connection| attempts::remember(connection, invocation_id, &attempt)))
+    }
+
+    fn remembered_attempts(&self, invocation_id: Uuid) -> BoxFuture<'_, Result<Vec<FailedAttempt>>> {
+        Box::pin(self.read(move |connection| attempts::remembered(connection, invocation_id)))
+    }
+
+    fn forget_attempts(&self, invocation_id: Uuid) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.write(0, move |connection| attempts::forget(connection, invocation_id)))
+    }
+
+    fn status(&self, invocation_id: Uuid) -> BoxFuture<'_, Result<Option<Status>>> {
+        Box::pin(self.write(0, move |connection| status::of(connection, invocation_id)))
+    }
+
+    fn last_scheduled(&self, binding: Binding) -> BoxFuture<'_, Result<Option<DateTime<Utc>>>> {
+        Box::pin(self.read(move |connection| queue::last_scheduled(connection, &binding)))
+    }
+
+    fn dead_letters(&self, filter: DeadLetterFilter) -> BoxFuture<'_, Result<Vec<DeadLetterSummary>>> {
+        Box::pin(self.read(move |connection| dead::list(connection, &filter)))
+    }
+
+    fn dead_letter(&self, invocation_id: Uuid) -> BoxFuture<'_, Result<Option<KeptDeadLetter>>> {
+        Box::pin(self.read(move |connection| dead::get(connection, invocation_id)))
+    }
+
+    fn redrive(&self, invocation_id: Uuid, run_at: DateTime<Utc>) -> BoxFuture<'_, Result<Redriven>> {
+        Box::pin(self.write(0, move |connection| dead::redrive(connection, invocation_id, run_at)))
+    }
+
+    fn outbox_add(&self, messages: Vec<Message>) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let rows: Vec<outbox::Row> = messages.iter().map(outbox::Row::new).collect();
+            let bytes = rows.iter().map(outbox::Row::bytes).sum();
+            self.write(bytes, move |connection| rows.iter().try_for_each(|row| outbox::insert(connection, row, None)))
+                .await
+        })
+    }
+
+    fn outbox_due(&self, now: DateTime<Utc>, limit: u32) -> BoxFuture<'_, Result<Vec<OutboxRow>>> {
+        Box::pin(self.read(move |connection| outbox::due(connection, now, limit)))
+    }
+
+    fn outbox_sent(&self, ids: Vec<Uuid>) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.write(0, move |connection| outbox::sent(connection, &ids)))
+    }
+
+    fn outbox_failed(&self, id: Uuid, retry_at: DateTime<Utc>, error: String) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.write(0, move |connection| outbox::failed(connection, id, retry_at, &error)))
+    }
+
+    fn write_traces(&self, rows: Vec<TraceRow>) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let rows: Vec<traces::Row> = rows.iter().map(traces::Row::new).collect();
+            let bytes = rows.iter().map(traces::Row::bytes).sum();
+            self.write(bytes, move |connection| rows.iter().try_for_each(|row| traces::insert(connection, row))).await
+        })
+    }
+
+    fn traces(&self, filter: TraceFilter) -> BoxFuture<'_, Result<Vec<TraceRow>>> {
+        Box::pin(self.read(move |connection| traces::list(connection, &filter)))
+    }
+
+    fn depths(&self) -> BoxFuture<'_, Result<Depths>> {
+        Box::pin(self.write(0, queue::depths))
+    }
+
+    fn prune(&self, retention: Retention) -> BoxFuture<'_, Result<bool>> {
+        Box::pin(self.write(0, move |connection| prune::step(connection, &retention)))
+    }
+}
+
+/// What an operation says when the thread that should have done it is gone.
+fn gone() -> Error {
+    Error::Unavailable("its thread has ended; restart the engine".to_owned())
+}

@@ -1,0 +1,73 @@
+//! What every store does, whichever database is under it: one behaviour a function, run on each driver by [`suite!`].
+//!
+//! The functions know only the contract. What a driver must survive beside it (a full disk, a torn file) is tested
+//! with the driver.
+
+mod dead;
+mod functions;
+mod history;
+mod make;
+mod model;
+mod queue;
+
+use std::sync::Arc;
+
+use super::Store;
+
+pub(super) use dead::*;
+pub(super) use functions::*;
+pub(super) use history::*;
+pub(super) use make::*;
+pub(super) use model::*;
+pub(super) use queue::*;
+
+type Shared = Arc<dyn Store>;
+
+/// A test of every behaviour, each on a store of its own from `$open`, an expression that makes an `Arc<dyn Store>`
+/// and whatever must live as long.
+macro_rules! suite {
+    ($open:expr) => {
+        $crate::store::conformance::suite!(@each $open;
+            deploying_numbers_versions_and_keeps_identity,
+            deploying_an_older_pair_again_moves_the_route_back,
+            deploying_a_namespace_unroutes_what_is_missing_there_and_only_there,
+            a_deploy_that_contradicts_itself_changes_nothing,
+            concurrent_deploys_number_versions_densely,
+            modules_are_stored_once_and_come_back_unchanged,
+            an_event_comes_back_as_it_was_accepted,
+            a_key_is_accepted_once_per_trigger,
+            concurrent_duplicates_are_one_event,
+            an_invocation_is_kept_once,
+            rows_are_claimed_when_due_the_longest_due_first,
+            racing_claims_hand_out_every_row_once,
+            a_lease_that_ran_out_is_claimed_again_and_its_late_settle_refused,
+            a_renewed_lease_holds,
+            a_retry_keeps_attempts_and_version,
+            work_handed_back_is_due_at_once_and_not_counted,
+            a_good_end_keeps_the_result_and_releases_the_effects,
+            a_dead_letter_and_its_message_come_together,
+            a_settle_that_names_another_invocation_is_refused,
+            a_buried_event_is_kept_and_its_attempts_forgotten,
+            a_redriven_event_starts_afresh_and_may_die_again,
+            dead_letters_are_filtered_and_paged_without_loss,
+            the_outbox_is_drained_in_order_and_failures_wait,
+            attempts_are_remembered_until_forgotten,
+            the_last_schedule_is_the_newest_and_is_not_pruned,
+            traces_are_filtered_and_paged_without_loss,
+            old_rows_are_pruned_in_bounded_steps,
+            the_next_due_row_is_an_unclaimed_one,
+            random_operations_agree_with_a_model,
+        );
+    };
+    (@each $open:expr; $($name:ident),+ $(,)?) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                let (store, _guard) = $open;
+                $crate::store::conformance::$name(store).await;
+            }
+        )+
+    };
+}
+
+pub(super) use suite;
