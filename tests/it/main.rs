@@ -1,1 +1,11 @@
-fn main() {}
+//! Behaviour over real sockets and real servers. One binary, a module per behaviour, one harness (`support`).
+
+mod bad_input;
+mod bus;
+mod examples;
+mod limits;
+mod main_job;
+mod on_nats;
+mod pubsub;
+mod reload;
+mod support;

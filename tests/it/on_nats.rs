@@ -26,8 +26,8 @@ fn project(url: &str, functions: &str) -> Project {
 
 #[tokio::test]
 async fn any_client_publishes_and_the_dead_letter_arrives_on_its_topic() {
-    let server = Server::start(true).await;
-    let project = project(&server.url(), FUNCTIONS);
+    let server = Server::own(true);
+    let project = project(server.url(), FUNCTIONS);
     let _engine = project.serve().await;
     let client = async_nats::connect(server.url()).await.unwrap();
     let mut topic = client.subscribe("dead.steer").await.unwrap();
@@ -52,11 +52,11 @@ async fn any_client_publishes_and_the_dead_letter_arrives_on_its_topic() {
 
 #[tokio::test]
 async fn a_dead_letter_waits_in_the_outbox_until_the_bus_takes_it() {
-    let mut server = Server::start(true).await;
+    let mut server = Server::own(true);
     let functions = format!(
         "{FUNCTIONS}\n[[functions.steer.triggers]]\ntype = \"http\"\nmethod = \"POST\"\npath = \"/later\"\nmode = \"async\"\n"
     );
-    let project = project(&server.url(), &functions);
+    let project = project(server.url(), &functions);
     let _engine = project.serve().await;
     server.kill();
     project.post("/later", "f").await;
@@ -64,7 +64,7 @@ async fn a_dead_letter_waits_in_the_outbox_until_the_bus_takes_it() {
         project.json(&["dlq", "list"])["items"][0]["published"] == serde_json::json!(false)
     })
     .await;
-    server.restart().await;
+    server.restart();
     let client = async_nats::connect(server.url()).await.unwrap();
     let mut topic = client.subscribe("dead.steer").await.unwrap();
     client.flush().await.unwrap();
@@ -77,13 +77,13 @@ async fn a_dead_letter_waits_in_the_outbox_until_the_bus_takes_it() {
 
 #[tokio::test]
 async fn a_server_that_is_away_at_start_is_waited_for() {
-    let mut server = Server::start(true).await;
+    let mut server = Server::own(true);
     server.kill();
-    let project = project(&server.url(), FUNCTIONS);
+    let project = project(server.url(), FUNCTIONS);
     let _engine = project.serve().await;
     let ready = project.admin("/health/ready").await;
     assert!(ready["degraded"].to_string().contains("bus"), "{ready}");
-    server.restart().await;
+    server.restart();
     let client = async_nats::connect(server.url()).await.unwrap();
     eventually("a message to run", async || {
         client.publish("steer.me", Bytes::from_static(b"hello")).await.unwrap();
@@ -98,7 +98,7 @@ async fn a_server_that_is_away_at_start_is_waited_for() {
 
 #[tokio::test]
 async fn jetstream_messages_survive_kill_9_of_the_engine() {
-    let server = Server::start(true).await;
+    let server = Server::own(true);
     let client = async_nats::connect(server.url()).await.unwrap();
     let js = async_nats::jetstream::new(client.clone());
     let config = async_nats::jetstream::stream::Config {
@@ -111,7 +111,7 @@ async fn jetstream_messages_survive_kill_9_of_the_engine() {
         "subject = \"steer.>\"",
         "stream = \"WORK\"\nconsumer = \"steer\"\nack_wait_seconds = 2\nmax_in_flight = 8",
     );
-    let project = project(&server.url(), &functions);
+    let project = project(server.url(), &functions);
     let engine = project.serve().await;
     for number in 0..300 {
         js.publish("work.item", Bytes::from(format!("item {number}"))).await.unwrap().await.unwrap();
