@@ -52,9 +52,8 @@ fn main() {
     if arguments.iter().any(|argument| argument == "--test") {
         return;
     }
-    let setting = |name: &str, default: u32| {
-        std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
-    };
+    let setting =
+        |name: &str, default: u32| std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default);
     let (rounds, seconds) = (setting("ROUNDS", 5), setting("SECONDS", 2));
 
     let tripline = Tripline::start("http", "", FUNCTIONS);

@@ -38,9 +38,8 @@ async fn main() {
     if std::env::args().any(|argument| argument == "--test") {
         return;
     }
-    let setting = |name: &str, default: usize| {
-        std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
-    };
+    let setting =
+        |name: &str, default: usize| std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default);
     let (rounds, messages) = (setting("ROUNDS", 5), setting("MESSAGES", 300_000));
     let in_venv = workspace().join(".ci/venv/bin/nats-server");
     let program = find("NATS_SERVER", "nats-server").unwrap_or(in_venv);
@@ -77,11 +76,7 @@ async fn main() {
 
     let js = jetstream::new(client.clone());
     let stream = js
-        .create_stream(stream::Config {
-            name: "BENCH".into(),
-            subjects: vec!["bench.js".into()],
-            ..Default::default()
-        })
+        .create_stream(stream::Config { name: "BENCH".into(), subjects: vec!["bench.js".into()], ..Default::default() })
         .await
         .expect("a stream");
     let messages = messages / 3;

@@ -54,7 +54,10 @@ fn main() {
     }
     let (ours, theirs) = (median(ours), median(theirs));
     println!("start to first answer, compiled code at hand, median of {rounds}");
-    println!("  tripline {ours:.1} ms   wasmtime serve --allow-precompiled {theirs:.1} ms   ratio {:.2}", ours / theirs);
+    println!(
+        "  tripline {ours:.1} ms   wasmtime serve --allow-precompiled {theirs:.1} ms   ratio {:.2}",
+        ours / theirs
+    );
     let (ours, theirs) = (median(our_rss), median(their_rss));
     println!("resident memory after a second of 8 connections, median");
     println!("  tripline {ours:.1} MiB   wasmtime serve {theirs:.1} MiB   ratio {:.2}", ours / theirs);

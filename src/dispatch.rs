@@ -35,7 +35,7 @@ use trigger_core::{
 use uuid::Uuid;
 
 use crate::executor::{Attempt, Executor};
-use crate::functions::{Registry, Version, Versions};
+use crate::functions::{Registry, Route, Version, Versions};
 use crate::store::{self, FailedAttempt, QueuedInvocation, Store};
 use crate::traces::{Failed, Outcome, Phases, Record, Ring};
 use ledger::{Counters, Ledger};
@@ -170,6 +170,11 @@ impl Dispatcher {
     /// The counts by function and trigger.
     pub fn ledger(&self) -> &Arc<Ledger> {
         &self.ledger
+    }
+
+    /// The route of a function.
+    pub fn route(&self, namespace: &str, name: &str) -> Option<Arc<Route>> {
+        self.registry.route(namespace, name)
     }
 
     /// How many attempts run now.

@@ -178,8 +178,7 @@ async fn serve(options: cli::Run, dev: bool) -> anyhow::Result<ExitCode> {
     engine.start().await?;
 
     let servers = TaskTracker::new();
-    let (stop_taking, cut, stop_admin) =
-        (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+    let (stop_taking, cut, stop_admin) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     let addresses = Addresses {
         #[cfg(feature = "http")]
         public: Some(public.local_addr()),

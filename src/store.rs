@@ -450,7 +450,7 @@ impl DeadLetter {
                 "subject": invocation.subject,
                 "position": attributes,
                 "scheduled_at": invocation.scheduled_at,
-                "headers": invocation.headers,
+                "headers": shown_headers(&invocation.headers),
                 "content_type": invocation.content_type,
                 "payload": payload,
                 "payload_encoding": encoding,
@@ -467,5 +467,69 @@ impl DeadLetter {
                 "redriven_from": (self.redrive_count > 0).then_some(invocation.invocation_id),
             },
         })
+    }
+}
+
+/// What stands in place of a credential.
+const MASKED: &str = "(masked)";
+
+/// An event's headers as a dead letter shows them: what proves somebody's identity is masked, since dead letters are
+/// read and passed on by others. The kept event has the whole of them, so that a redrive runs it as it came.
+fn shown_headers(headers: &trigger_core::Headers) -> serde_json::Value {
+    let shown: Vec<(&str, std::borrow::Cow<'_, str>)> = headers
+        .iter()
+        .map(|(name, value)| match is_credential(name) {
+            true => (name, MASKED.into()),
+            false => (name, String::from_utf8_lossy(value)),
+        })
+        .collect();
+    serde_json::json!(shown)
+}
+
+/// Whether a header of this name carries a credential, by the names that are in use.
+fn is_credential(name: &str) -> bool {
+    const PARTS: &[&str] = &["authorization", "cookie", "token", "secret", "password", "api-key", "apikey", "signature"];
+    let name = name.to_ascii_lowercase();
+    PARTS.iter().any(|part| name.contains(part))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use trigger_core::{Custody, FailureCode, Headers, Kind};
+
+    use super::*;
+
+    #[test]
+    fn credentials_in_headers_are_masked_in_a_dead_letter() {
+        let binding = Binding {
+            namespace: "default".into(),
+            function_name: "function".into(),
+            trigger_id: "http-1".into(),
+            trigger_type: Kind::Http,
+        };
+        let mut invocation = InvocationContext::new(Arc::new(binding), Custody::Engine, Bytes::new());
+        let header = |name: &str, value: &'static str| (name.to_owned(), Bytes::from_static(value.as_bytes()));
+        invocation.headers = Headers::List(vec![
+            header("Authorization", "Bearer hunter2"),
+            header("X-Api-Key", "hunter2"),
+            header("cookie", "session=hunter2"),
+            header("content-language", "fr"),
+        ]);
+        let dead = DeadLetter {
+            invocation,
+            version: None,
+            digest: None,
+            attempts: Vec::new(),
+            reason: DeadReason::Permanent,
+            failure: Failure::new(FailureCode::GuestError, "no"),
+            died_at: Utc::now(),
+            redrive_count: 0,
+            publish: None,
+        };
+        let envelope = dead.envelope().to_string();
+        assert!(!envelope.contains("hunter2"), "{envelope}");
+        assert!(envelope.contains("content-language") && envelope.contains("\"fr\""), "{envelope}");
     }
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use trigger_core::testing::eventually;
 use trigger_core::{
     Answer, Binding, Custody, DeadReason, Dispatch as _, Failure, FailureCode, InvocationContext, Kind, Message,
-    Response, Shed, StatusState,
+    Response, Shed, SkipReason, StatusState,
 };
 
 use super::{Dispatcher, Parts, Settings};
@@ -349,4 +349,17 @@ async fn a_private_function_is_not_for_strangers() {
     stranger.caller = Some("someone".into());
     assert!(matches!(rig.dispatcher.dispatch(stranger).await, Answer::Ok(_)));
     assert!(matches!(rig.dispatcher.dispatch(event(Custody::Caller)).await, Answer::Ok(_)));
+}
+
+#[tokio::test]
+async fn a_function_that_is_gone_is_skipped() {
+    let (executor, made) = failing(0, guest_error());
+    let rig = Rig::new(definition(), Settings::default(), executor).await;
+    rig.registry.replace(Vec::new());
+    rig.dispatcher.routes_changed();
+    let answer = rig.dispatcher.dispatch(event(Custody::Caller)).await;
+    assert!(matches!(answer, Answer::Skipped(SkipReason::Disabled)));
+    assert_eq!(rig.outcomes(), [(1, "skipped")]);
+    assert_eq!(made.load(Ordering::SeqCst), 0);
+    assert!(rig.dispatcher.accept(event(Custody::Engine)).await.is_err());
 }

@@ -180,3 +180,21 @@ fn committed_modules_match_their_sources() {
         }
     }
 }
+
+#[test]
+fn every_test_that_the_features_name_exists() {
+    let features = std::fs::read_to_string(workspace().join("docs/features.md")).unwrap();
+    let sources: String = ["src", "triggers", "tests"]
+        .iter()
+        .flat_map(|directory| files(&workspace().join(directory)))
+        .filter(|file| file.extension().is_some_and(|extension| extension == "rs"))
+        .map(|file| std::fs::read_to_string(file).unwrap())
+        .collect();
+    let missing: Vec<&str> = features
+        .lines()
+        .filter_map(|line| line.trim_end_matches('|').rsplit('|').next())
+        .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+        .filter(|name| !sources.contains(&format!("fn {name}(")))
+        .collect();
+    assert!(missing.is_empty(), "docs/features.md names tests that are not there: {missing:?}");
+}

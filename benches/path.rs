@@ -1,0 +1,206 @@
+//! The whole path in process (admission, slot, guest, limits, record, outcome) beside the same component called by bare
+//! wasmtime with the same engine: the same pool, the same epoch, a limiter, a fresh instance for every call.
+//!
+//! See `benches/README.md`.
+
+#![allow(clippy::print_stdout, reason = "printing figures is what benchmarks do")]
+#![allow(missing_docs, reason = "generated from wit/tripline.wit, where the documentation is")]
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use trigger_core::{Answer, Binding, BoxFuture, Custody, Dispatch as _, InvocationContext, Kind};
+use tripline::bus::MemoryBus;
+use tripline::dispatch::{Dispatcher, Parts, Settings};
+use tripline::executor::{Abi, Executor as _, ExecutorConfig, ModuleError, ModuleSource, WasmExecutor};
+use tripline::functions::{Definition, Digest, Registry, Version, Versions};
+use tripline::store::sqlite::{SqliteSettings, SqliteStore};
+use tripline::store::{Deploy, Store as _};
+use tripline::traces::Ring;
+use wasmtime::component::{Component, Linker};
+use wasmtime::{ResourceLimiter, Store};
+
+mod guest {
+    wasmtime::component::bindgen!({ path: "wit", world: "function" });
+}
+
+const CALLS: u32 = 20_000;
+const ROUNDS: usize = 15;
+
+struct Guest(Bytes);
+
+impl ModuleSource for Guest {
+    fn module(&self, _: Digest) -> BoxFuture<'_, Result<Bytes, ModuleError>> {
+        let bytes = self.0.clone();
+        Box::pin(async move { Ok(bytes) })
+    }
+}
+
+/// What a careful user of wasmtime would have: a limit on memory.
+struct Limit(usize);
+
+impl ResourceLimiter for Limit {
+    fn memory_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(desired <= self.0)
+    }
+
+    fn table_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(desired <= 100_000)
+    }
+}
+
+struct Bench {
+    executor: Arc<WasmExecutor>,
+    dispatcher: Arc<Dispatcher>,
+    pre: guest::FunctionPre<Limit>,
+    binding: Arc<Binding>,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/guests/echo.component.wasm");
+        let module = Bytes::from(std::fs::read(path).expect("the guest is committed"));
+        let executor = WasmExecutor::new(ExecutorConfig::default(), Arc::new(Guest(module.clone())));
+        let executor = Arc::new(executor.expect("an executor"));
+        let engine = executor.engine();
+        let component = Component::new(engine, &module).expect("the guest compiles");
+        let mut linker = Linker::new(engine);
+        linker.define_unknown_imports_as_traps(&component).expect("only types are imported");
+        let pre = linker.instantiate_pre(&component).and_then(guest::FunctionPre::new).expect("a typed component");
+
+        let store = Arc::new(SqliteStore::open(SqliteSettings::memory()).expect("a store"));
+        let versions = Arc::new(Versions::new(store.clone()));
+        let registry = Arc::new(Registry::default());
+        let deploy = Deploy {
+            definition: Definition::new("default", "echo"),
+            digest: Digest::of(&module),
+            module,
+            abi: Abi::Component,
+            triggers: Vec::new(),
+        };
+        store.deploy("default".to_owned(), vec![deploy]).await.expect("deployed");
+        let rows = store.functions().await.expect("functions");
+        let deployed: Vec<_> = rows.into_iter().map(|row| versions.from_row(row.version)).collect();
+        for version in &deployed {
+            executor.prepare(version).await.expect("compiled");
+        }
+        registry.replace(deployed);
+        let parts = Parts {
+            registry,
+            versions,
+            executor: executor.clone(),
+            store,
+            bus: Arc::new(MemoryBus::default()),
+            ring: Arc::new(Ring::new(16_384)),
+        };
+        let binding = Arc::new(Binding {
+            namespace: "default".into(),
+            function_name: "echo".into(),
+            trigger_id: "http-1".into(),
+            trigger_type: Kind::Http,
+        });
+        Self { executor, dispatcher: Dispatcher::new(Settings::default(), parts), pre, binding }
+    }
+
+    fn event(&self, payload: &Bytes) -> InvocationContext {
+        let mut event = InvocationContext::new(self.binding.clone(), Custody::Caller, payload.clone());
+        event.subject = "/echo".into();
+        event
+    }
+
+    fn bare(&self, payload: &Bytes) {
+        let event = self.event(payload);
+        let mut store = Store::new(self.executor.engine(), Limit(64 << 20));
+        store.limiter(|limit| limit);
+        store.set_epoch_deadline(1_000_000);
+        let instance = self.pre.instantiate(&mut store).expect("an instance");
+        let cx = guest::tripline::function::types::Context {
+            invocation_id: event.invocation_id.to_string(),
+            trigger: guest::tripline::function::types::TriggerKind::Http,
+            subject: event.subject.to_string(),
+            content_type: None,
+            attempt: 1,
+        };
+        let answer = instance.call_handle(&mut store, &cx, payload).expect("no trap").expect("no failure");
+        black_box(answer);
+    }
+
+    async fn attempt(&self, version: &Arc<Version>, payload: &Bytes) {
+        let event = self.event(payload);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let attempt = self.executor.attempt(version, &event, deadline).await;
+        black_box(attempt.result.expect("no failure"));
+    }
+
+    async fn whole(&self, payload: &Bytes) {
+        let answer = self.dispatcher.dispatch(self.event(payload)).await;
+        assert!(matches!(black_box(answer), Answer::Ok(_)));
+    }
+}
+
+fn micros(began: Instant) -> f64 {
+    began.elapsed().as_secs_f64() * 1e6 / f64::from(CALLS)
+}
+
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
+
+/// One round on the calling thread: bare, executor alone, whole path; µs a call.
+async fn round(bench: &Bench, version: &Arc<Version>, payload: &Bytes) -> [f64; 3] {
+    let began = Instant::now();
+    for _ in 0..CALLS {
+        bench.bare(payload);
+    }
+    let bare = micros(began);
+    let began = Instant::now();
+    for _ in 0..CALLS {
+        bench.attempt(version, payload).await;
+    }
+    let attempt = micros(began);
+    let began = Instant::now();
+    for _ in 0..CALLS {
+        bench.whole(payload).await;
+    }
+    [bare, attempt, micros(began)]
+}
+
+fn main() {
+    if std::env::args().any(|argument| argument == "--test") {
+        return;
+    }
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let bench = Arc::new(runtime.block_on(Bench::new()));
+    let payload = Bytes::from(vec![b'x'; 256]);
+    let version = {
+        let row = bench.dispatcher.route("default", "echo").expect("deployed");
+        row.version.load_full()
+    };
+    for threads in [1, 2] {
+        let mut figures: [Vec<f64>; 3] = Default::default();
+        for _ in 0..ROUNDS {
+            let rounds: Vec<_> = (0..threads)
+                .map(|_| {
+                    let (bench, version, payload) = (bench.clone(), version.clone(), payload.clone());
+                    std::thread::spawn(move || {
+                        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                        runtime.expect("a runtime").block_on(round(&bench, &version, &payload))
+                    })
+                })
+                .collect();
+            for handle in rounds {
+                let round = handle.join().expect("no panic");
+                figures.iter_mut().zip(round).for_each(|(figures, figure)| figures.push(figure));
+            }
+        }
+        let [bare, attempt, whole] = figures.map(median);
+        println!("typed component, 256 B, fresh instance, {threads} thread(s); µs a call, median of {ROUNDS} rounds");
+        println!("  bare wasmtime  {bare:.2}");
+        println!("  executor       {attempt:.2}   {:.2} ×   {:+.2} µs", attempt / bare, attempt - bare);
+        println!("  whole path     {whole:.2}   {:.2} ×   {:+.2} µs", whole / bare, whole - bare);
+    }
+}
