@@ -1,1 +1,1 @@
-//! x
+//! Messages on subjects, as events.
