@@ -2,8 +2,30 @@
 //!
 //! The executor knows guests and limits. It does not know slots, retries or stores: whether an attempt is made, and
 //! what its failure leads to, is dispatch's business.
+//!
+//! [`WasmExecutor`] runs WebAssembly, [`native::NativeExecutor`] a closure in its place.
+
+mod cache;
+mod command;
+mod compiled;
+mod component;
+mod disk;
+mod engine;
+mod failure;
+mod fiber;
+mod guest;
+mod host;
+mod http;
+mod inspect;
+mod logs;
+pub mod native;
+#[cfg(test)]
+mod tests;
+mod wasi;
+mod wasm;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -11,6 +33,9 @@ use serde::{Deserialize, Serialize};
 use trigger_core::{BoxFuture, Failure, InvocationContext, Message, Response};
 
 use crate::functions::{Digest, Version};
+
+pub use cache::Counts;
+pub use wasm::{ExecutorConfig, SetupError, WasmExecutor};
 
 /// Runs attempts.
 pub trait Executor: Send + Sync + 'static {
@@ -201,11 +226,41 @@ pub struct ModuleSlot {
     pub digest: Digest,
     /// How it is called.
     pub abi: Abi,
+    /// Weak, so that the cache alone decides how long compiled code lives.
+    compiled: arc_swap::ArcSwapWeak<compiled::Compiled>,
 }
 
 impl ModuleSlot {
     /// A module that nobody needed yet.
     pub fn new(digest: Digest, abi: Abi) -> Self {
-        Self { digest, abi }
+        Self { digest, abi, compiled: arc_swap::ArcSwapWeak::new(std::sync::Weak::new()) }
+    }
+
+    fn compiled(&self) -> Option<Arc<compiled::Compiled>> {
+        self.compiled.load().upgrade()
+    }
+}
+
+/// Whether a version's guest has been quick of late, which decides where its next attempt runs.
+#[derive(Debug, Default)]
+pub struct Pace {
+    /// Quick attempts that are still owed before the guest is trusted again.
+    owed: AtomicU32,
+}
+
+impl Pace {
+    /// Attempts that must end within a tick before a guest that did not is run on its caller's thread again.
+    const PROBATION: u32 = 64;
+
+    fn is_quick(&self) -> bool {
+        self.owed.load(Ordering::Relaxed) == 0
+    }
+
+    fn overran(&self) {
+        self.owed.store(Self::PROBATION, Ordering::Relaxed);
+    }
+
+    fn kept(&self) {
+        let _ = self.owed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |owed| owed.checked_sub(1));
     }
 }

@@ -253,6 +253,8 @@ pub struct Version {
     pub timeout: Duration,
     /// The module, and its compiled form once somebody needed it.
     pub module: Arc<crate::executor::ModuleSlot>,
+    /// Whether its guest has been quick of late.
+    pub pace: crate::executor::Pace,
 }
 
 impl Version {
@@ -266,6 +268,6 @@ impl Version {
     ) -> Self {
         let retry = definition.retry_policy();
         let timeout = definition.timeout();
-        Self { function_id, number, digest, definition, retry, timeout, module }
+        Self { function_id, number, digest, definition, retry, timeout, module, pace: crate::executor::Pace::default() }
     }
 }

@@ -1,0 +1,69 @@
+//! WASI commands: the payload on stdin, the answer from stdout, the exit code for how it went.
+
+use std::time::Instant;
+
+use trigger_core::{Failure, FailureCode, Response};
+use wasmtime::{InstancePre, Store};
+use wasmtime_wasi::I32Exit;
+use wasmtime_wasi::p2::pipe::MemoryOutputPipe;
+
+use super::component::too_large;
+use super::failure::{bounded, classify};
+use super::guest::Guest;
+
+/// `EX_DATAERR` of BSD's `sysexits.h`: the input is wrong, and will be wrong next time.
+const EX_DATAERR: i32 = 65;
+
+/// Whether `_start` can be called.
+pub(super) fn check(pre: InstancePre<Guest>) -> wasmtime::Result<InstancePre<Guest>> {
+    let start = pre.module().get_export("_start");
+    let start = start.as_ref().and_then(wasmtime::ExternType::func);
+    if start.is_none_or(|start| start.params().len() != 0 || start.results().len() != 0) {
+        wasmtime::bail!("its `_start` is not a function without parameters and results");
+    }
+    Ok(pre)
+}
+
+/// Runs the command; when its instance was ready, and how it ended.
+pub(super) async fn call(store: &mut Store<Guest>, pre: &InstancePre<Guest>) -> (Option<Instant>, wasmtime::Result<()>) {
+    let instance = match pre.instantiate_async(&mut *store).await {
+        Ok(instance) => instance,
+        Err(error) => return (None, Err(error)),
+    };
+    let ready = Some(Instant::now());
+    let result = match instance.get_typed_func::<(), ()>(&mut *store, "_start") {
+        Ok(start) => start.call_async(store, ()).await,
+        Err(error) => Err(error),
+    };
+    (ready, result)
+}
+
+/// What the command's end means.
+pub(super) fn answer(
+    result: wasmtime::Result<()>,
+    output: MemoryOutputPipe,
+    guest: &Guest,
+) -> Result<Response, Failure> {
+    let limit = guest.version.definition.max_output_bytes;
+    let body = output.contents();
+    if body.len() as u64 > limit {
+        return Err(too_large(format!("more than {limit}"), limit));
+    }
+    let code = match &result {
+        Ok(()) => 0,
+        Err(error) => match error.downcast_ref::<I32Exit>() {
+            Some(I32Exit(code)) => *code,
+            None => return Err(classify(error, guest)),
+        },
+    };
+    if code == 0 {
+        return Ok(body.into());
+    }
+    let said = guest.wasi.as_deref().and_then(|wasi| wasi.last_words());
+    let message = match said {
+        Some(said) => format!("exit code {code}: {}", bounded(&said)),
+        None => format!("exit code {code}"),
+    };
+    let failure = Failure::new(FailureCode::GuestError, message);
+    Err(if code == EX_DATAERR { failure.permanent() } else { failure })
+}

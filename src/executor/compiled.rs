@@ -1,0 +1,141 @@
+//! A module as machine code, linked and ready to be instantiated.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use wasmtime::component::{Component, ComponentExportIndex, HasSelf, InstancePre};
+use wasmtime::{Engine, Module};
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+
+use super::guest::Guest;
+use super::host::bindings::Function;
+use super::{Abi, ModuleError, command, component, inspect, wasi};
+
+/// What guests may import.
+pub(super) struct Linkers {
+    /// The interfaces of `wit/tripline.wit` alone: nothing in them waits.
+    ours: wasmtime::component::Linker<Guest>,
+    /// Those and WASI 0.2.
+    wide: wasmtime::component::Linker<Guest>,
+    /// WASI preview 1, for core modules.
+    core: wasmtime::Linker<Guest>,
+}
+
+impl Linkers {
+    pub(super) fn new(engine: &Engine) -> wasmtime::Result<Self> {
+        let mut ours = wasmtime::component::Linker::new(engine);
+        Function::add_to_linker::<_, HasSelf<Guest>>(&mut ours, |guest| guest)?;
+        let mut wide = wasmtime::component::Linker::new(engine);
+        Function::add_to_linker::<_, HasSelf<Guest>>(&mut wide, |guest| guest)?;
+        wasmtime_wasi::p2::add_to_linker_async(&mut wide)?;
+        wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut wide)?;
+        let mut core = wasmtime::Linker::new(engine);
+        wasmtime_wasi::p1::add_to_linker_async(&mut core, wasi::command_context)?;
+        Ok(Self { ours, wide, core })
+    }
+}
+
+/// Machine code, by how it is called.
+pub(super) enum Code {
+    /// A component or core module that was compiled, not yet linked.
+    Component(Component),
+    /// The same of a core module.
+    Core(Module),
+}
+
+impl Code {
+    pub(super) fn compile(engine: &Engine, abi: Abi, bytes: &[u8]) -> Result<Self, ModuleError> {
+        let refused = |error: wasmtime::Error| ModuleError::Compile(format!("{error:#}"));
+        match abi {
+            Abi::Component | Abi::WasiHttp => Component::from_binary(engine, bytes).map(Code::Component).map_err(refused),
+            Abi::Command => Module::from_binary(engine, bytes).map(Code::Core).map_err(refused),
+        }
+    }
+
+    pub(super) fn serialize(&self) -> wasmtime::Result<Vec<u8>> {
+        match self {
+            Code::Component(component) => component.serialize(),
+            Code::Core(module) => module.serialize(),
+        }
+    }
+
+    fn image_bytes(&self) -> usize {
+        let range = match self {
+            Code::Component(component) => component.image_range(),
+            Code::Core(module) => module.image_range(),
+        };
+        range.end.addr() - range.start.addr()
+    }
+}
+
+/// Linked code.
+pub(super) struct Compiled {
+    pub(super) linked: Linked,
+    /// Size of the machine code's image.
+    pub(super) bytes: usize,
+    /// When it was last used, on the cache's own clock.
+    pub(super) last_used: AtomicU64,
+}
+
+/// What is instantiated.
+pub(super) enum Linked {
+    Component {
+        pre: InstancePre<Guest>,
+        handle: ComponentExportIndex,
+        /// Whether it imports WASI, and so may wait.
+        wasi: bool,
+    },
+    Http {
+        pre: ProxyPre<Guest>,
+        /// Whether it imports interfaces that show it the invocation.
+        asks: bool,
+    },
+    Command {
+        pre: wasmtime::InstancePre<Guest>,
+    },
+}
+
+impl std::fmt::Debug for Compiled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Compiled").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}
+
+impl Compiled {
+    pub(super) fn link(linkers: &Linkers, abi: Abi, code: &Code) -> Result<Self, ModuleError> {
+        let linked = match (abi, code) {
+            (Abi::Component, Code::Component(component)) => link_component(linkers, component),
+            (Abi::WasiHttp, Code::Component(component)) => {
+                let pre = linkers.wide.instantiate_pre(component).and_then(ProxyPre::new);
+                pre.map(|pre| Linked::Http { pre, asks: imports(component, "tripline:") })
+            }
+            (Abi::Command, Code::Core(module)) => {
+                linkers.core.instantiate_pre(module).and_then(command::check).map(|pre| Linked::Command { pre })
+            }
+            _ => return Err(ModuleError::Compile(format!("it is not called as a {}", abi.as_str()))),
+        };
+        let linked = linked.map_err(|error| ModuleError::Compile(format!("{error:#}")))?;
+        Ok(Self { linked, bytes: code.image_bytes(), last_used: AtomicU64::new(0) })
+    }
+
+    pub(super) fn touch(&self, now: u64) {
+        // Written only when it changes, so that threads with the same module do not fight over the line.
+        if self.last_used.load(Ordering::Relaxed) != now {
+            self.last_used.store(now, Ordering::Relaxed);
+        }
+    }
+}
+
+fn link_component(linkers: &Linkers, component: &Component) -> wasmtime::Result<Linked> {
+    let wasi = imports(component, "wasi:");
+    let linker = if wasi { &linkers.wide } else { &linkers.ours };
+    let pre = linker.instantiate_pre(component)?;
+    let handle = component
+        .get_export_index(None, inspect::HANDLE)
+        .ok_or_else(|| wasmtime::format_err!("it does not export `{}`", inspect::HANDLE))?;
+    component::check(component)?;
+    Ok(Linked::Component { pre, handle, wasi })
+}
+
+fn imports(component: &Component, prefix: &str) -> bool {
+    component.component_type().imports(component.engine()).any(|(name, _)| name.starts_with(prefix))
+}

@@ -1,0 +1,124 @@
+//! Compiled code on disk, so that a start does not compile again.
+//!
+//! What is loaded from here runs as native code. So the directory is the user's alone, and every file carries a MAC
+//! under a key that was made here; a file that does not match is deleted and made again.
+
+use std::hash::{Hash as _, Hasher};
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use ring::hmac;
+use wasmtime::component::Component;
+use wasmtime::{Engine, Module};
+
+use super::Abi;
+use super::compiled::Code;
+use crate::functions::Digest;
+
+const MAC_BYTES: usize = 32;
+const KEY_BYTES: usize = 32;
+
+/// A directory of compiled code, for one build of the compiler with one configuration.
+pub(super) struct DiskCache {
+    directory: PathBuf,
+    key: hmac::Key,
+}
+
+impl DiskCache {
+    /// Opens or makes the directory and its key.
+    pub(super) fn open(root: &Path, engine: &Engine) -> std::io::Result<Self> {
+        let mut hasher = std::hash::DefaultHasher::new();
+        engine.precompile_compatibility_hash().hash(&mut hasher);
+        let directory = root.join(format!("{:016x}", hasher.finish()));
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &secret(&root.join("key"))?);
+        Ok(Self { directory, key })
+    }
+
+    fn path(&self, digest: Digest, abi: Abi) -> PathBuf {
+        let name = digest.to_string();
+        self.directory.join(format!("{}.{}", name.trim_start_matches("sha256:"), abi.as_str()))
+    }
+
+    /// What stands before the code, under the MAC with it: which module it is of.
+    fn head(digest: Digest, abi: Abi) -> Vec<u8> {
+        [&digest.0, abi.as_str().as_bytes(), b"\0"].concat()
+    }
+
+    /// The code of a module, if an engine like this one compiled it.
+    pub(super) fn load(&self, engine: &Engine, digest: Digest, abi: Abi) -> Option<Code> {
+        let path = self.path(digest, abi);
+        let file = match std::fs::read(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return None,
+            Err(error) => {
+                tracing::warn!(path = %path.display(), "cannot read compiled code, it is made again: {error}");
+                return None;
+            }
+        };
+        let code = file.split_at_checked(MAC_BYTES).and_then(|(mac, content)| {
+            hmac::verify(&self.key, content, mac).ok()?;
+            deserialize(engine, abi, content.strip_prefix(&*Self::head(digest, abi))?)
+        });
+        if code.is_none() {
+            tracing::warn!(path = %path.display(), "compiled code was changed or is of no use, it is made again");
+            let _ = std::fs::remove_file(&path);
+        }
+        code
+    }
+
+    /// Keeps the code of a module. Failing to is no failure: it is compiled again.
+    pub(super) fn save(&self, digest: Digest, abi: Abi, code: &Code) {
+        let path = self.path(digest, abi);
+        let saved = code.serialize().map_err(std::io::Error::other).and_then(|code| {
+            let head = Self::head(digest, abi);
+            let mut mac = hmac::Context::with_key(&self.key);
+            mac.update(&head);
+            mac.update(&code);
+            write_whole(&path, &[mac.sign().as_ref(), &head, &code])
+        });
+        if let Err(error) = saved {
+            tracing::warn!(path = %path.display(), "cannot keep compiled code: {error}");
+        }
+    }
+}
+
+#[expect(unsafe_code, reason = "wasmtime loads machine code, which it cannot check; the MAC says that it is ours")]
+fn deserialize(engine: &Engine, abi: Abi, code: &[u8]) -> Option<Code> {
+    // SAFETY: the bytes are what `Code::serialize` gave, since nobody else has the key of their MAC.
+    let loaded = unsafe {
+        match abi {
+            Abi::Component | Abi::WasiHttp => Component::deserialize(engine, code).map(Code::Component),
+            Abi::Command => Module::deserialize(engine, code).map(Code::Core),
+        }
+    };
+    loaded.ok()
+}
+
+/// Reads the key, or makes one.
+fn secret(path: &Path) -> std::io::Result<Vec<u8>> {
+    match std::fs::read(path) {
+        Ok(key) if key.len() == KEY_BYTES => return Ok(key),
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let mut key = [0; KEY_BYTES];
+    let random = ring::rand::SystemRandom::new();
+    ring::rand::SecureRandom::fill(&random, &mut key).map_err(|_| std::io::Error::other("no randomness"))?;
+    write_whole(path, &[&key])?;
+    Ok(key.to_vec())
+}
+
+/// Writes a file that is there as a whole or not at all, for its owner alone.
+fn write_whole(path: &Path, parts: &[&[u8]]) -> std::io::Result<()> {
+    let beside = path.with_extension(format!("{:016x}.new", fastrand::u64(..)));
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+    let written = parts.iter().try_for_each(|part| file.write_all(part));
+    let renamed = written.and_then(|()| std::fs::rename(&beside, path));
+    if renamed.is_err() {
+        let _ = std::fs::remove_file(&beside);
+    }
+    renamed
+}

@@ -1,0 +1,205 @@
+//! What one attempt holds beside its instance: whom it works for, what it may have, what it did so far.
+
+use std::time::Instant;
+
+use std::sync::Arc;
+
+use trigger_core::{HttpParts, InvocationContext, Message};
+use wasmtime::{Engine, ResourceLimiter, Store};
+
+use super::logs::Logs;
+use super::wasi::Wasi;
+use super::wasm::Bounds;
+use super::{Detail, HostOp, MAX_HOST_OPS};
+use crate::functions::Version;
+
+scoped_tls::scoped_thread_local!(
+    /// The invocation of the call that runs on this thread, where it was lent and not given: a context has a dozen
+    /// allocations, and a copy of them would be a good part of a short call.
+    static LENT: InvocationContext
+);
+
+/// Runs `call` with an invocation that its guest may ask about.
+pub(super) fn lend<R>(invocation: &InvocationContext, call: impl FnOnce() -> R) -> R {
+    LENT.set(invocation, call)
+}
+
+/// A store's data.
+pub(super) struct Guest {
+    pub(super) version: Arc<Version>,
+    /// The invocation, where it was given; otherwise it is lent, or the guest imports nothing that would show it.
+    pub(super) invocation: Option<Box<InvocationContext>>,
+    pub(super) bounds: Bounds,
+    pub(super) began: Instant,
+    pub(super) deadline: Instant,
+    pub(super) limits: Limits,
+    pub(super) logs: Logs,
+    pub(super) host_ops: Vec<HostOp>,
+    pub(super) host_ops_truncated: bool,
+    pub(super) effects: Vec<Message>,
+    pub(super) effect_bytes: usize,
+    pub(super) http: Option<Box<HttpParts>>,
+    /// For modules that import WASI.
+    pub(super) wasi: Option<Box<Wasi>>,
+}
+
+impl Guest {
+    pub(super) fn new(version: Arc<Version>, bounds: Bounds, deadline: Instant) -> Self {
+        let began = Instant::now();
+        Self {
+            limits: Limits::new(u64::from(version.definition.memory_limit_mb) << 20),
+            logs: Logs::new(&version.definition, began),
+            version,
+            invocation: None,
+            bounds,
+            began,
+            deadline,
+            host_ops: Vec::new(),
+            host_ops_truncated: false,
+            effects: Vec::new(),
+            effect_bytes: 0,
+            http: None,
+            wasi: None,
+        }
+    }
+
+    /// A store for this guest, with every limit but the clock's in place.
+    pub(super) fn into_store(self, engine: &Engine) -> Store<Guest> {
+        let handover = self.handover_limit();
+        let mut store = Store::new(engine, self);
+        store.limiter(|guest| &mut guest.limits);
+        store.set_hostcall_fuel(handover);
+        store
+    }
+
+    /// The most bytes that the guest may hand to the host in one go: its answer, or what it publishes.
+    pub(super) fn handover_limit(&self) -> usize {
+        let output = usize::try_from(self.version.definition.max_output_bytes).unwrap_or(usize::MAX);
+        output.max(self.bounds.max_effect_bytes).saturating_add(HANDOVER_SLACK)
+    }
+
+    /// Lets `ask` look at the invocation.
+    pub(super) fn with_invocation<R>(&self, ask: impl FnOnce(&InvocationContext) -> R) -> R {
+        match &self.invocation {
+            Some(invocation) => ask(invocation),
+            None => LENT.with(ask),
+        }
+    }
+
+    /// Notes that the guest asked the host for something.
+    pub(super) fn note(&mut self, op: HostOp) {
+        if self.host_ops.len() < MAX_HOST_OPS {
+            self.host_ops.push(op);
+        } else {
+            self.host_ops_truncated = true;
+        }
+    }
+
+    /// Logs and host operations, if there were any.
+    pub(super) fn detail(&mut self) -> Option<Box<Detail>> {
+        let began = self.began;
+        let mut logs = std::mem::replace(&mut self.logs, Logs::new(&self.version.definition, began));
+        if let Some(said) = self.wasi.take().and_then(|wasi| wasi.into_logs()) {
+            logs.merge(said);
+        }
+        let (logs, logs_truncated) = logs.into_lines();
+        if logs.is_empty() && !logs_truncated && self.host_ops.is_empty() {
+            return None;
+        }
+        Some(Box::new(Detail {
+            logs,
+            logs_truncated,
+            host_ops: std::mem::take(&mut self.host_ops),
+            host_ops_truncated: self.host_ops_truncated,
+        }))
+    }
+}
+
+/// Names, numbers and records that go with what is handed over.
+const HANDOVER_SLACK: usize = 64 << 10;
+
+/// Elements of all tables together that one attempt may have.
+const MAX_TABLE_ELEMENTS: usize = 100_000;
+
+/// What one attempt may have of this machine, counted over everything that it instantiates.
+#[derive(Debug)]
+pub(super) struct Limits {
+    memory_limit: usize,
+    memory: usize,
+    table_elements: usize,
+    /// The most that its memories had together.
+    pub(super) memory_peak: usize,
+    /// Why a growth was refused, the first time that one was.
+    pub(super) refused: Option<String>,
+}
+
+impl Limits {
+    fn new(memory_limit: u64) -> Self {
+        let memory_limit = usize::try_from(memory_limit).unwrap_or(usize::MAX);
+        Self { memory_limit, memory: 0, table_elements: 0, memory_peak: 0, refused: None }
+    }
+
+    fn refuse(&mut self, why: impl FnOnce() -> String) -> bool {
+        self.refused.get_or_insert_with(why);
+        false
+    }
+}
+
+impl ResourceLimiter for Limits {
+    fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        let total = self.memory.saturating_add(desired.saturating_sub(current));
+        if total > self.memory_limit {
+            let limit = self.memory_limit >> 20;
+            return Ok(self.refuse(|| format!("the guest asked for {total} bytes of memory, its limit is {limit} MiB")));
+        }
+        self.memory = total;
+        self.memory_peak = self.memory_peak.max(total);
+        Ok(true)
+    }
+
+    fn table_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        let total = self.table_elements.saturating_add(desired.saturating_sub(current));
+        if total > MAX_TABLE_ELEMENTS {
+            return Ok(self.refuse(|| {
+                format!("the guest asked for {total} table elements, the limit is {MAX_TABLE_ELEMENTS}")
+            }));
+        }
+        self.table_elements = total;
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    #[test]
+    fn memory_may_grow_to_its_limit_and_no_further() {
+        let mut limits = Limits::new(4 << 20);
+        assert!(limits.memory_growing(0, MIB, None).unwrap());
+        assert!(limits.memory_growing(MIB, 4 * MIB, None).unwrap());
+        assert!(limits.refused.is_none());
+        assert!(!limits.memory_growing(4 * MIB, 4 * MIB + 1, None).unwrap());
+        assert!(limits.refused.as_deref().is_some_and(|why| why.contains("4 MiB")));
+        assert_eq!(limits.memory_peak, 4 * MIB);
+    }
+
+    #[test]
+    fn memories_are_counted_together() {
+        let mut limits = Limits::new(4 << 20);
+        assert!(limits.memory_growing(0, 3 * MIB, None).unwrap());
+        assert!(!limits.memory_growing(0, 2 * MIB, None).unwrap());
+        assert!(limits.memory_growing(0, MIB, None).unwrap());
+    }
+
+    #[test]
+    fn tables_are_counted_together() {
+        let mut limits = Limits::new(1 << 20);
+        assert!(limits.table_growing(0, MAX_TABLE_ELEMENTS - 1, None).unwrap());
+        assert!(!limits.table_growing(0, 2, None).unwrap());
+        assert!(!limits.table_growing(0, usize::MAX, None).unwrap());
+        assert!(limits.table_growing(0, 1, None).unwrap());
+    }
+}

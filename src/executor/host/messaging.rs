@@ -1,0 +1,134 @@
+//! `messaging`: what a guest publishes, checked now and sent when its attempt has succeeded.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use trigger_core::bus::{DEPTH_HEADER, MESSAGE_ID_HEADER, PARENT_HEADER};
+use trigger_core::{Headers, InvocationContext, Message, subject};
+
+use super::bindings::tripline::function::messaging::{self, Error};
+use crate::executor::guest::Guest;
+use crate::executor::logs::prefix;
+
+/// Bytes of a subject that errors and traces repeat.
+const SHOWN: usize = 200;
+
+impl messaging::Host for Guest {
+    fn publish(&mut self, message: messaging::Message) -> Result<(), Error> {
+        self.publish_batch(vec![message])
+    }
+
+    /// All of them or none.
+    fn publish_batch(&mut self, messages: Vec<messaging::Message>) -> Result<(), Error> {
+        let began = Instant::now();
+        let total: usize = messages.iter().map(size).sum();
+        let checked = messages.iter().try_for_each(|message| self.check(message)).and_then(|()| self.room(&messages, total));
+        for message in &messages {
+            let shown = prefix(&message.subject, SHOWN).to_owned();
+            self.noted("publish", shown, began, message.payload.len(), checked.as_ref().err().map(told));
+        }
+        checked?;
+        self.effect_bytes += total;
+        let lineage = self.with_invocation(lineage);
+        self.effects.extend(messages.into_iter().map(|message| outgoing(message, &lineage)));
+        Ok(())
+    }
+}
+
+impl Guest {
+    fn check(&self, message: &messaging::Message) -> Result<(), Error> {
+        let shown = prefix(&message.subject, SHOWN);
+        subject::check_subject(&message.subject).map_err(|why| Error::InvalidSubject(format!("{shown:?}: {why}")))?;
+        let grants = &self.version.definition.allow.publish;
+        if !grants.iter().any(|grant| is_granted(grant, &message.subject)) {
+            let name = &self.version.definition.name;
+            return Err(Error::Denied(format!(
+                "the definition does not grant {shown:?}: add it to functions.{name}.allow.publish"
+            )));
+        }
+        for (name, value) in &message.headers {
+            check_header(name, value)?;
+        }
+        let (size, limit) = (size(message), self.bounds.max_message_bytes);
+        if size > limit {
+            return Err(Error::TooLarge(format!("the message has {size} bytes, the limit is {limit}")));
+        }
+        Ok(())
+    }
+
+    /// Whether there is room for so much more.
+    fn room(&self, messages: &[messaging::Message], bytes: usize) -> Result<(), Error> {
+        let (count, total) = (self.effects.len() + messages.len(), self.effect_bytes.saturating_add(bytes));
+        let bounds = self.bounds;
+        if count > bounds.max_effects || total > bounds.max_effect_bytes {
+            return Err(Error::TooLarge(format!(
+                "the attempt would publish {count} messages of {total} bytes, the limits are {} and {}",
+                bounds.max_effects, bounds.max_effect_bytes
+            )));
+        }
+        Ok(())
+    }
+}
+
+fn told(error: &Error) -> String {
+    match error {
+        Error::Denied(why) => format!("denied: {why}"),
+        Error::InvalidSubject(why) => format!("invalid subject: {why}"),
+        Error::TooLarge(why) => format!("too large: {why}"),
+    }
+}
+
+fn size(message: &messaging::Message) -> usize {
+    let headers: usize = message.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    message.payload.len() + headers
+}
+
+/// Whether a grant covers a subject. Subjects that begin with `$` are a server's own (`$JS`, `$SYS`): a wildcard alone
+/// does not grant them.
+fn is_granted(grant: &str, subject: &str) -> bool {
+    (!subject.starts_with('$') || grant.starts_with('$')) && subject::matches(grant, subject)
+}
+
+/// Refuses headers that cannot be carried, and those by which an engine or a server is told things.
+fn check_header(name: &str, value: &[u8]) -> Result<(), Error> {
+    let shown = prefix(name, SHOWN);
+    let is_token = |byte: u8| byte.is_ascii_graphic() && byte != b':';
+    if name.is_empty() || !name.bytes().all(is_token) {
+        return Err(Error::Denied(format!("{shown:?} is no header name: expected visible ASCII without a colon")));
+    }
+    if std::str::from_utf8(value).map_or(true, |text| text.contains(['\r', '\n', '\0'])) {
+        return Err(Error::Denied(format!("the value of header {shown:?} is not one line of text")));
+    }
+    let lower = name.to_ascii_lowercase();
+    let reserved = lower.starts_with("tripline-")
+        || (lower.starts_with("nats-") && !lower.eq_ignore_ascii_case(MESSAGE_ID_HEADER))
+        || matches!(lower.as_str(), "traceparent" | "tracestate");
+    if reserved {
+        return Err(Error::Denied(format!("header {shown:?} is set by the engine")));
+    }
+    Ok(())
+}
+
+/// The headers that say where a message comes from.
+fn lineage(invocation: &InvocationContext) -> Vec<(String, Bytes)> {
+    let mut headers = vec![
+        ("traceparent".to_owned(), Bytes::from(invocation.trace.traceparent())),
+        (DEPTH_HEADER.to_owned(), Bytes::from(invocation.depth.saturating_add(1).to_string())),
+        (PARENT_HEADER.to_owned(), Bytes::from(invocation.invocation_id.to_string())),
+    ];
+    if let Some(state) = &invocation.trace.state {
+        headers.push(("tracestate".to_owned(), Bytes::copy_from_slice(state.as_bytes())));
+    }
+    headers
+}
+
+fn outgoing(message: messaging::Message, lineage: &[(String, Bytes)]) -> Message {
+    let own = message.headers.into_iter().map(|(name, value)| (name, Bytes::from(value)));
+    let headers = own.chain(lineage.iter().cloned()).collect();
+    Message {
+        subject: message.subject.into_boxed_str(),
+        reply: None,
+        headers: Headers::List(headers),
+        payload: message.payload.into(),
+    }
+}

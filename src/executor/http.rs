@@ -1,0 +1,278 @@
+//! `wasi:http` components: an HTTP event as the request that it was, any other as a CloudEvents POST.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER};
+use http::{HeaderMap, Method, Request, StatusCode, Uri};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use trigger_core::{Custody, Failure, FailureCode, Headers, HttpParts, InvocationContext, Kind, Response};
+use wasmtime::Store;
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
+use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+use wasmtime_wasi_http::{Error, WasiHttpView as _};
+
+use super::component::too_large;
+use super::failure::classify;
+use super::guest::Guest;
+
+type Answered = Result<http::Response<HyperOutgoingBody>, ErrorCode>;
+
+/// The event as a request.
+pub(super) fn request(invocation: &InvocationContext) -> Request<Full<Bytes>> {
+    let mut request = match invocation.binding.trigger_type {
+        Kind::Http => as_it_came(invocation),
+        _ => cloud_event(invocation),
+    };
+    let headers = request.headers_mut();
+    headers.entry(HOST).or_insert(HeaderValue::from_static("localhost"));
+    // The guest's own requests belong below this attempt, not beside it.
+    insert(headers, "traceparent", &invocation.trace.traceparent());
+    insert(headers, "x-request-id", &invocation.request_id());
+    insert(headers, "tripline-attempt", &invocation.attempt.to_string());
+    request
+}
+
+fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(HeaderName::from_static(name), value);
+    }
+}
+
+fn as_it_came(invocation: &InvocationContext) -> Request<Full<Bytes>> {
+    let mut request = Request::new(Full::new(invocation.payload.clone()));
+    if let Some(method) = invocation.attribute("method").and_then(|method| method.parse().ok()) {
+        *request.method_mut() = method;
+    }
+    let path = invocation.attribute("path").unwrap_or(&invocation.subject);
+    let uri = match invocation.attribute("query") {
+        Some(query) => format!("{path}?{query}").parse::<Uri>(),
+        None => path.parse::<Uri>(),
+    };
+    *request.uri_mut() = uri.unwrap_or_else(|_| Uri::from_static("/"));
+    if let Headers::Http(headers) = &invocation.headers {
+        *request.headers_mut() = (**headers).clone();
+    } else {
+        for (name, value) in invocation.headers.iter() {
+            if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value)) {
+                request.headers_mut().append(name, value);
+            }
+        }
+    }
+    request
+}
+
+/// CloudEvents 1.0, HTTP protocol binding, binary content mode.
+fn cloud_event(invocation: &InvocationContext) -> Request<Full<Bytes>> {
+    let mut request = Request::new(Full::new(invocation.payload.clone()));
+    *request.method_mut() = Method::POST;
+    let headers = request.headers_mut();
+    insert(headers, "ce-specversion", "1.0");
+    insert(headers, "ce-id", &invocation.idempotency_token());
+    insert(headers, "ce-source", &format!("tripline:{}", invocation.binding.path()));
+    insert(headers, "ce-type", &format!("tripline.{}", invocation.binding.trigger_type));
+    insert(headers, "ce-subject", &invocation.subject);
+    let time = invocation.scheduled_at.unwrap_or(invocation.received_at);
+    insert(headers, "ce-time", &time.to_rfc3339_opts(chrono::SecondsFormat::Millis, true));
+    if let Some(value) = invocation.content_type.as_deref().and_then(|value| HeaderValue::from_str(value).ok()) {
+        headers.insert(CONTENT_TYPE, value);
+    }
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(invocation.payload.len()));
+    request
+}
+
+/// How a call went, and when its instance was ready.
+pub(super) struct Called {
+    pub(super) ready: Option<Instant>,
+    pub(super) result: wasmtime::Result<()>,
+    /// What the guest answered, if it did; its body as far as the limit.
+    answered: Option<Result<(http::response::Parts, Result<Bytes, Body>), ErrorCode>>,
+}
+
+/// Why there is no body.
+enum Body {
+    TooLarge,
+    Broken(String),
+}
+
+/// Hands the request to the guest, and takes its answer while it runs: a body is taken as it is written.
+pub(super) async fn call(store: &mut Store<Guest>, pre: &ProxyPre<Guest>, request: Request<Full<Bytes>>) -> Called {
+    let limit = usize::try_from(store.data().version.definition.max_output_bytes).unwrap_or(usize::MAX);
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    let request = request.map(|body| body.map_err(|never| -> Error { match never {} }));
+    let resources = store
+        .data_mut()
+        .http()
+        .new_incoming_request(Scheme::Http, request)
+        .and_then(|request| Ok((request, store.data_mut().http().new_response_outparam(sender)?)));
+    let (request, outparam) = match resources {
+        Ok(resources) => resources,
+        Err(error) => return Called { ready: None, result: Err(error), answered: None },
+    };
+    let proxy = match pre.instantiate_async(&mut *store).await {
+        Ok(proxy) => proxy,
+        Err(error) => return Called { ready: None, result: Err(error), answered: None },
+    };
+    let ready = Some(Instant::now());
+    let handler = proxy.wasi_http_incoming_handler();
+    let running = handler.call_handle(&mut *store, request, outparam);
+    let (result, answered) = tokio::join!(running, take(receiver, limit));
+    Called { ready, result, answered }
+}
+
+async fn take(
+    receiver: tokio::sync::oneshot::Receiver<Answered>,
+    limit: usize,
+) -> Option<Result<(http::response::Parts, Result<Bytes, Body>), ErrorCode>> {
+    let response = match receiver.await.ok()? {
+        Ok(response) => response,
+        Err(error) => return Some(Err(error)),
+    };
+    let (parts, body) = response.into_parts();
+    // Over the limit the rest is dropped unread, and the guest's next write fails.
+    let body = match Limited::new(body, limit).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(Body::TooLarge),
+        Err(error) => Err(Body::Broken(error.to_string())),
+    };
+    Some(Ok((parts, body)))
+}
+
+/// What the guest's answer means.
+pub(super) fn answer(called: Called, guest: &Guest, invocation: Told) -> Result<Response, Failure> {
+    let limit = guest.version.definition.max_output_bytes;
+    if let Some(Ok((_, Err(Body::TooLarge)))) = called.answered {
+        return Err(too_large(format!("more than {limit}"), limit));
+    }
+    if let Err(error) = called.result {
+        return Err(classify(&error, guest));
+    }
+    let bad = |message: String| Failure::new(FailureCode::BadOutput, message);
+    match called.answered {
+        None => Err(bad("the guest returned without a response".to_owned())),
+        Some(Err(code)) => Err(Failure::new(FailureCode::GuestError, format!("the guest answered with an error: {code:?}"))),
+        Some(Ok((_, Err(Body::TooLarge)))) => Err(too_large(format!("more than {limit}"), limit)),
+        Some(Ok((_, Err(Body::Broken(why))))) => Err(bad(format!("the guest's response broke off: {why}"))),
+        Some(Ok((parts, Ok(body)))) => {
+            if !invocation.is_asked
+                && let Some(failure) = failed(&parts)
+            {
+                return Err(failure);
+            }
+            let http = HttpParts { status: parts.status, headers: parts.headers };
+            Ok(Response { body, http: Some(Box::new(http)) })
+        }
+    }
+}
+
+/// What an answer's meaning hangs on beside the guest.
+#[derive(Clone, Copy)]
+pub(super) struct Told {
+    /// Whether somebody waits for the response, whatever its status.
+    is_asked: bool,
+}
+
+impl Told {
+    pub(super) fn of(invocation: &InvocationContext) -> Self {
+        Self { is_asked: invocation.custody == Custody::Caller && invocation.binding.trigger_type == Kind::Http }
+    }
+}
+
+/// What a status says where nobody waits for the response: 429 and 5xx may go better later, other refusals never will.
+fn failed(parts: &http::response::Parts) -> Option<Failure> {
+    let status = parts.status;
+    if status.is_success() || status.is_informational() || status.is_redirection() {
+        return None;
+    }
+    let failure = Failure::new(FailureCode::GuestError, format!("the guest answered {status}"));
+    if status != StatusCode::TOO_MANY_REQUESTS && !status.is_server_error() {
+        return Some(failure.permanent());
+    }
+    let after = parts.headers.get(RETRY_AFTER).and_then(|after| after.to_str().ok()?.trim().parse().ok());
+    Some(match after {
+        Some(seconds) => failure.after(Duration::from_secs(seconds)),
+        None => failure,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use trigger_core::Binding;
+
+    use super::*;
+
+    fn invocation(kind: Kind) -> InvocationContext {
+        let binding = Binding {
+            namespace: "default".into(),
+            function_name: "function".into(),
+            trigger_id: "trigger".into(),
+            trigger_type: kind,
+        };
+        InvocationContext::new(Arc::new(binding), Custody::Caller, Bytes::from_static(b"payload"))
+    }
+
+    #[tokio::test]
+    async fn a_request_arrives_as_it_came() {
+        let mut invocation = invocation(Kind::Http);
+        invocation.attributes = vec![
+            ("method".into(), "PUT".into()),
+            ("path".into(), "/a%20b/c".into()),
+            ("query".into(), "x=1&y=%C3%A9".into()),
+        ];
+        let mut headers = HeaderMap::new();
+        headers.append("x-many", HeaderValue::from_static("one"));
+        headers.append("x-many", HeaderValue::from_static("two"));
+        headers.insert(HOST, HeaderValue::from_static("shop.example"));
+        headers.insert("x-bytes", HeaderValue::from_bytes(b"\xff").unwrap());
+        invocation.headers = Headers::Http(Box::new(headers));
+        let request = request(&invocation);
+        assert_eq!((request.method(), request.uri().to_string()), (&Method::PUT, "/a%20b/c?x=1&y=%C3%A9".to_owned()));
+        assert_eq!(request.headers().get_all("x-many").iter().count(), 2);
+        assert_eq!(request.headers()["x-bytes"].as_bytes(), b"\xff");
+        assert_eq!(request.headers()[HOST], "shop.example");
+        assert_eq!(request.headers()["traceparent"], invocation.trace.traceparent());
+        assert_eq!(request.into_body().collect().await.unwrap().to_bytes(), "payload");
+    }
+
+    #[test]
+    fn any_other_event_arrives_as_a_cloud_event() {
+        let mut message = invocation(Kind::Pubsub);
+        message.subject = "orders.7.created".into();
+        message.content_type = Some("application/json".into());
+        message.idempotency_key = Some("WORK:17".into());
+        let request = request(&message);
+        assert_eq!((request.method(), request.uri().path()), (&Method::POST, "/"));
+        for (name, value) in [
+            ("ce-specversion", "1.0"),
+            ("ce-id", "WORK:17"),
+            ("ce-source", "tripline:default/function/trigger"),
+            ("ce-type", "tripline.pubsub"),
+            ("ce-subject", "orders.7.created"),
+            ("content-type", "application/json"),
+            ("content-length", "7"),
+            ("host", "localhost"),
+        ] {
+            assert_eq!(request.headers()[name], value, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_status_decides_where_nobody_waits_for_it() {
+        let parts = |status: u16, after: Option<&str>| {
+            let mut response = http::Response::builder().status(status);
+            if let Some(after) = after {
+                response = response.header(RETRY_AFTER, after);
+            }
+            response.body(()).unwrap().into_parts().0
+        };
+        assert_eq!(failed(&parts(204, None)), None);
+        assert!(!failed(&parts(404, None)).unwrap().retryable);
+        assert!(failed(&parts(500, None)).unwrap().retryable);
+        assert!(failed(&parts(429, None)).unwrap().retryable);
+        assert_eq!(failed(&parts(503, Some("7"))).unwrap().retry_after, Some(Duration::from_secs(7)));
+        assert_eq!(failed(&parts(503, Some("soon"))).unwrap().retry_after, None);
+    }
+}

@@ -1,0 +1,141 @@
+//! WASI as guests get it: time, randomness, their definition's environment, standard streams. No files, no sockets,
+//! no requests to the outside.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body_util::combinators::UnsyncBoxBody;
+use parking_lot::Mutex;
+use wasmtime::component::ResourceTable;
+use wasmtime_wasi::p1::WasiP1Ctx;
+use wasmtime_wasi::p2::pipe::{MemoryInputPipe, MemoryOutputPipe};
+use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{Error, RequestOptions, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView};
+
+use super::guest::Guest;
+use super::logs::{LineStream, Logs};
+
+/// Resources that a guest may hold at once.
+const MAX_RESOURCES: usize = 10_000;
+
+/// The most random bytes that a guest gets at once.
+const MAX_RANDOM_BYTES: u64 = 1 << 20;
+
+/// What WASI keeps of one attempt.
+pub(super) struct Wasi {
+    context: Context,
+    streams: Vec<LineStream>,
+    logs: Arc<Mutex<Logs>>,
+}
+
+/// One of the two forms that WASI comes in.
+enum Context {
+    /// For core modules (preview 1).
+    Command(Box<WasiP1Ctx>),
+    /// For components.
+    Component { wasi: WasiCtx, table: ResourceTable, http: WasiHttpCtx, requests: NoRequests },
+}
+
+impl Wasi {
+    /// For a component: what it writes to its standard streams becomes log lines.
+    pub(super) fn component(guest: &Guest) -> Self {
+        let (logs, stdout, stderr) = streams(guest);
+        let mut builder = builder(guest);
+        builder.stdout(stdout.clone()).stderr(stderr.clone());
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(MAX_RESOURCES);
+        let context = Context::Component { wasi: builder.build(), table, http: WasiHttpCtx::new(), requests: NoRequests };
+        Self { context, streams: vec![stdout, stderr], logs }
+    }
+
+    /// For a command: input on stdin, the answer from stdout; stderr becomes log lines.
+    pub(super) fn command(guest: &Guest, input: Bytes) -> (Self, MemoryOutputPipe) {
+        let (logs, _, stderr) = streams(guest);
+        // One byte more than is allowed, by which a larger answer is told from one that just fits.
+        let limit = usize::try_from(guest.version.definition.max_output_bytes).unwrap_or(usize::MAX);
+        let answer = MemoryOutputPipe::new(limit.saturating_add(1));
+        let mut builder = builder(guest);
+        builder.stdin(MemoryInputPipe::new(input)).stdout(answer.clone()).stderr(stderr.clone());
+        builder.arg(&guest.version.definition.name);
+        let context = Context::Command(Box::new(builder.build_p1()));
+        (Self { context, streams: vec![stderr], logs }, answer)
+    }
+
+    /// Everything that was written to streams for people.
+    pub(super) fn into_logs(self) -> Option<Logs> {
+        let Self { context, streams, logs } = self;
+        drop(context);
+        streams.iter().for_each(LineStream::finish);
+        drop(streams);
+        // Resources of the guest hold clones of the streams as long as its store lives; the lines are taken out then.
+        Arc::into_inner(logs).map(Mutex::into_inner)
+    }
+
+    /// The last line that was written to streams for people.
+    pub(super) fn last_words(&self) -> Option<String> {
+        self.streams.iter().for_each(LineStream::finish);
+        self.logs.lock().last_words()
+    }
+}
+
+fn streams(guest: &Guest) -> (Arc<Mutex<Logs>>, LineStream, LineStream) {
+    let logs = Arc::new(Mutex::new(Logs::new(&guest.version.definition, guest.began)));
+    let (stdout, stderr) = (LineStream::new("stdout", logs.clone()), LineStream::new("stderr", logs.clone()));
+    (logs, stdout, stderr)
+}
+
+fn builder(guest: &Guest) -> WasiCtxBuilder {
+    let mut builder = WasiCtxBuilder::new();
+    builder.allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false).max_random_size(MAX_RANDOM_BYTES);
+    for (name, value) in &guest.version.definition.env_vars {
+        builder.env(name, value);
+    }
+    builder
+}
+
+/// The preview 1 context of a command's guest.
+pub(super) fn command_context(guest: &mut Guest) -> &mut WasiP1Ctx {
+    match guest.wasi.as_deref_mut() {
+        Some(Wasi { context: Context::Command(context), .. }) => context,
+        _ => unreachable!("commands are given their context before they are instantiated"),
+    }
+}
+
+/// Why a guest without WASI cannot get here.
+const NOT_GIVEN: &str = "components that import WASI are given it before they are instantiated";
+
+impl WasiView for Guest {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        match self.wasi.as_deref_mut() {
+            Some(Wasi { context: Context::Component { wasi, table, .. }, .. }) => WasiCtxView { ctx: wasi, table },
+            _ => unreachable!("{NOT_GIVEN}"),
+        }
+    }
+}
+
+impl WasiHttpView for Guest {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        match self.wasi.as_deref_mut() {
+            Some(Wasi { context: Context::Component { table, http, requests, .. }, .. }) => {
+                WasiHttpCtxView { hooks: requests, table, ctx: http }
+            }
+            _ => unreachable!("{NOT_GIVEN}"),
+        }
+    }
+}
+
+/// Requests to the outside are denied.
+struct NoRequests;
+
+type Sent = Result<(http::Response<UnsyncBoxBody<Bytes, Error>>, Box<dyn Future<Output = Result<(), Error>> + Send>), Error>;
+
+impl WasiHttpHooks for NoRequests {
+    fn send_request(
+        &mut self,
+        _request: http::Request<UnsyncBoxBody<Bytes, Error>>,
+        _options: Option<RequestOptions>,
+        _done: Box<dyn Future<Output = Result<(), Error>> + Send>,
+    ) -> Box<dyn Future<Output = Sent> + Send> {
+        Box::new(async { Err(Error::HttpRequestDenied) })
+    }
+}
