@@ -1,0 +1,139 @@
+//! Compiled code: made once, found again, let go.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use super::*;
+
+/// A command of its own, told from others by a number.
+fn numbered(number: u32) -> Bytes {
+    let text = format!(r#"(module (memory (export "memory") 1) (global i32 (i32.const {number})) (func (export "_start")))"#);
+    wat::parse_str(text).unwrap().into()
+}
+
+#[tokio::test]
+async fn however_many_ask_at_once_a_module_is_compiled_once() {
+    let rig = Arc::new(Rig::new(guest("steer.component.wat")));
+    let calls = (0..50).map(|_| rig.call("hello"));
+    let attempts = futures_util::future::join_all(calls).await;
+    assert!(attempts.iter().all(|attempt| attempt.result.is_ok()));
+    let counts = rig.executor.cache_counts();
+    assert_eq!((counts.compiles, counts.misses), (1, 50));
+    assert_eq!(rig.source.asked.load(Ordering::Relaxed), 1);
+    rig.call("hello").await.result.unwrap();
+    assert_eq!(rig.executor.cache_counts().hits, 1);
+}
+
+#[tokio::test]
+async fn one_who_stops_waiting_does_not_stop_the_compiler() {
+    let rig = Rig::new(guest("steer.component.wat"));
+    let impatient = tokio::time::timeout(Duration::ZERO, rig.executor.prepare(&rig.version)).await;
+    assert!(impatient.is_err());
+    rig.executor.prepare(&rig.version).await.unwrap();
+    assert_eq!(rig.executor.cache_counts().compiles, 1);
+}
+
+#[tokio::test]
+async fn what_was_used_longest_ago_goes_first() {
+    let modules: Vec<Bytes> = (0..4).map(numbered).collect();
+    let config = ExecutorConfig { max_instances: 1, max_cached_modules: 2, ..ExecutorConfig::default() };
+    let rig = Rig::configured(modules.clone(), config, |_| {});
+    let versions: Vec<_> = modules.iter().map(|module| version(&rig.executor, module, |_| {})).collect();
+    let call = async |number: usize| {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        rig.executor.attempt(&versions[number], &event(Kind::Job, ""), deadline).await.result.unwrap();
+    };
+    for number in [0, 1, 0, 2] {
+        call(number).await;
+    }
+    assert_eq!(rig.executor.cache_counts().compiles, 3);
+    call(0).await;
+    assert_eq!(rig.executor.cache_counts().compiles, 3, "used after the other, it stayed");
+    call(1).await;
+    assert_eq!(rig.executor.cache_counts().compiles, 4, "used longest ago, it went");
+}
+
+#[tokio::test]
+async fn the_bytes_of_compiled_modules_are_bounded_but_the_newest_always_stays() {
+    let modules: Vec<Bytes> = (0..2).map(numbered).collect();
+    let config = ExecutorConfig { max_instances: 1, max_cached_bytes: 1, ..ExecutorConfig::default() };
+    let rig = Rig::configured(modules.clone(), config, |_| {});
+    let other = version(&rig.executor, &modules[1], |_| {});
+    for _ in 0..3 {
+        rig.executor.prepare(&rig.version).await.unwrap();
+    }
+    assert_eq!(rig.executor.cache_counts().compiles, 1);
+    rig.executor.prepare(&other).await.unwrap();
+    rig.executor.prepare(&rig.version).await.unwrap();
+    assert_eq!(rig.executor.cache_counts().compiles, 3);
+}
+
+fn on_disk(directory: &std::path::Path) -> ExecutorConfig {
+    ExecutorConfig { max_instances: 1, cache_dir: Some(directory.join("cache")), ..ExecutorConfig::default() }
+}
+
+/// The one file of compiled code.
+fn file(directory: &std::path::Path) -> std::path::PathBuf {
+    let cache = directory.join("cache");
+    let build = std::fs::read_dir(cache).unwrap().map(|entry| entry.unwrap().path()).find(|path| path.is_dir()).unwrap();
+    std::fs::read_dir(build).unwrap().next().expect("compiled code").unwrap().path()
+}
+
+#[tokio::test]
+async fn what_one_engine_compiled_the_next_one_finds() {
+    for module in [guest("steer.component.wat"), guest("steer.wat"), guest("hello-http.wasm")] {
+        let directory = tempfile::tempdir().unwrap();
+        let compiles = async || {
+            let rig = Rig::configured(vec![module.clone()], on_disk(directory.path()), |_| {});
+            rig.call("hello").await.result.unwrap();
+            rig.executor.cache_counts().compiles
+        };
+        assert_eq!(compiles().await, 1);
+        assert_eq!(compiles().await, 0);
+        for path in [directory.path().join("cache/key"), file(directory.path())] {
+            assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o077, 0, "{}", path.display());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_was_changed_is_deleted_and_made_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let compiles = async || {
+        let rig = Rig::configured(vec![guest("steer.component.wat")], on_disk(directory.path()), |_| {});
+        assert_eq!(rig.call("hello").await.result.unwrap().body, "hello");
+        rig.executor.cache_counts().compiles
+    };
+    assert_eq!(compiles().await, 1);
+    let path = file(directory.path());
+    let whole = std::fs::read(&path).unwrap();
+    let mut flipped = whole.clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    for changed in [&flipped[..], &whole[..100], b"", b"\x7fELF"] {
+        std::fs::write(&path, changed).unwrap();
+        assert_eq!(compiles().await, 1);
+        assert_eq!(compiles().await, 0);
+    }
+    // Code of another module in its place, with a MAC that is right for that one.
+    let other = Rig::configured(vec![guest("echo.component.wasm")], on_disk(directory.path()), |_| {});
+    other.executor.prepare(&other.version).await.unwrap();
+    let theirs = path.parent().unwrap().read_dir().unwrap().map(|entry| entry.unwrap().path()).find(|one| *one != path);
+    std::fs::copy(theirs.unwrap(), &path).unwrap();
+    assert_eq!(compiles().await, 1);
+}
+
+#[tokio::test]
+async fn bytes_that_are_not_what_was_deployed_are_not_run() {
+    struct Swapped;
+    impl ModuleSource for Swapped {
+        fn module(&self, _: Digest) -> BoxFuture<'_, Result<Bytes, ModuleError>> {
+            Box::pin(async { Ok(numbered(1)) })
+        }
+    }
+    let executor = WasmExecutor::new(ExecutorConfig { max_instances: 1, ..ExecutorConfig::default() }, Arc::new(Swapped));
+    let executor = executor.unwrap();
+    let deployed = version(&executor, &numbered(0), |_| {});
+    assert!(matches!(executor.prepare(&deployed).await, Err(ModuleError::Corrupt { .. })));
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let failure = executor.attempt(&deployed, &event(Kind::Job, ""), deadline).await.result.unwrap_err();
+    assert_eq!((failure.code, failure.retryable), (FailureCode::HostError, false));
+}
