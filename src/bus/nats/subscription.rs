@@ -1,0 +1,74 @@
+//! One subscription: a task takes what the client library receives and puts it in a queue that counts.
+//!
+//! The library's own queue drops without telling whose message it was; this task only moves messages on and is
+//! therefore never slow, so that what is dropped is dropped here, where it is counted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::Subscriber;
+use futures_util::{FutureExt as _, StreamExt as _};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+use trigger_core::BoxFuture;
+use trigger_core::bus::Subscription;
+
+use super::super::queue::{self, Sender, Sent};
+use super::convert;
+
+/// How long the server may take to end a subscription.
+const STOP: Duration = Duration::from_secs(2);
+
+pub(super) fn forward(subscriber: Subscriber, tasks: &TaskTracker) -> Subscription {
+    let stop = CancellationToken::new();
+    let (tx, rx) = queue::queue::<Arc<DropGuard>>(queue::MAX_MESSAGES, queue::MAX_BYTES, Arc::new(stop.clone().drop_guard()));
+    let dropped = tx.dropped();
+    let ended = tasks.spawn(run(subscriber, tx, stop.clone()));
+    let stop = Box::new(move || -> BoxFuture<'static, ()> {
+        stop.cancel();
+        async move {
+            let _ = ended.await;
+        }
+        .boxed()
+    });
+    Subscription { messages: rx.boxed(), stop, dropped }
+}
+
+async fn run(mut subscriber: Subscriber, tx: Sender, stop: CancellationToken) {
+    let mut stopped = std::pin::pin!(stop.cancelled());
+    loop {
+        let message = tokio::select! {
+            biased;
+            message = subscriber.next() => message,
+            () = &mut stopped => break,
+        };
+        let Some(message) = message else { return };
+        if !hand_over(&tx, message) {
+            return;
+        }
+    }
+    if tx.is_gone() || subscriber.drain().await.is_err() {
+        return;
+    }
+    // What the server had sent when it heard of the end is still taken.
+    let rest = async {
+        while let Some(message) = subscriber.next().await {
+            if !hand_over(&tx, message) {
+                return;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(STOP, rest).await;
+}
+
+/// Whether anybody is there to take the next one.
+fn hand_over(tx: &Sender, message: async_nats::Message) -> bool {
+    match tx.offer(|| convert::received(message)) {
+        Sent::Queued => true,
+        Sent::Full => {
+            tx.count_dropped(1);
+            true
+        }
+        Sent::Gone => false,
+    }
+}
