@@ -162,7 +162,7 @@ impl WasmExecutor {
             }
             None => {
                 let began = Instant::now();
-                match tokio::time::timeout_at(deadline.into(), self.compiled(version)).await {
+                match Box::pin(tokio::time::timeout_at(deadline.into(), self.compiled(version))).await {
                     Ok(Ok(compiled)) => (compiled, began.elapsed()),
                     Ok(Err(error)) => return Attempt { load: began.elapsed(), ..Attempt::failed(unusable(&error)) },
                     Err(_) => {
@@ -184,7 +184,8 @@ impl WasmExecutor {
             version.pace.overran();
             overran = began.elapsed();
         }
-        let mut attempt = self.call_on_fiber(compiled, version, invocation, deadline).await;
+        // Boxed, so that quick calls do not carry its room about.
+        let mut attempt = Box::pin(self.call_on_fiber(compiled, version, invocation, deadline)).await;
         attempt.load = load;
         attempt.run += overran;
         attempt
