@@ -196,6 +196,8 @@ impl Dispatcher {
         })
     }
 
+    /// What seldom happens is boxed here: its futures would make this one, which every event allocates, several times
+    /// as large.
     async fn dispatch_inline(&self, invocation: InvocationContext) -> Answer {
         let target = self.target(&invocation.binding);
         let mut running = Running::new(self, target.counters, invocation);
@@ -206,13 +208,13 @@ impl Dispatcher {
             return running.skipped(SkipReason::Disabled);
         };
         if running.invocation.depth > self.settings.max_depth {
-            return self.refuse_depth(running).await;
+            return Box::pin(self.refuse_depth(running)).await;
         }
         let slot = match self.slots.try_acquire(&route.slots) {
             Some(slot) => slot,
             None => {
                 let waited_since = Instant::now();
-                match self.slots.acquire(&route.slots).await {
+                match Box::pin(self.slots.acquire(&route.slots)).await {
                     Ok(slot) => {
                         running.wait = waited_since.elapsed();
                         slot
@@ -237,7 +239,7 @@ impl Dispatcher {
         running.version = Some(version);
         let attempt = self.attempt(&mut running, slot).await;
         match attempt {
-            None => self.cut_inline(running).await,
+            None => Box::pin(self.cut_inline(running)).await,
             Some(Ok(response)) => {
                 if !tried.is_empty() {
                     let forgotten = self.store.forget_attempts(running.invocation.invocation_id).await;
@@ -245,7 +247,7 @@ impl Dispatcher {
                 }
                 running.ok(response)
             }
-            Some(Err(failure)) => self.failed_inline(running, failure, tried).await,
+            Some(Err(failure)) => Box::pin(self.failed_inline(running, failure, tried)).await,
         }
     }
 
@@ -273,7 +275,7 @@ impl Dispatcher {
             return Some(result);
         }
         running.settle_began = Some(Instant::now());
-        Some(match self.release(effects).await {
+        Some(match Box::pin(self.release(effects)).await {
             Ok(()) => result,
             Err(error) => {
                 let message = format!("the attempt's messages could be neither published nor kept: {error}");
