@@ -68,6 +68,9 @@ pub enum Command {
     },
 }
 
+/// What is logged unless somebody asks for more or less: the NATS client tells of every reconnection as news.
+const DEFAULT_LOG: &str = "info,async_nats=warn";
+
 /// Where the manifest is, and how to log.
 #[derive(Debug, Args)]
 pub struct Run {
@@ -78,7 +81,7 @@ pub struct Run {
     #[arg(long, value_enum, default_value = "text", env = "TRIPLINE_LOG_FORMAT")]
     pub log_format: LogFormatArg,
     /// What is logged, in the form of RUST_LOG: `info`, `tripline=debug`.
-    #[arg(long, default_value = "info", env = "TRIPLINE_LOG")]
+    #[arg(long, default_value = DEFAULT_LOG, env = "TRIPLINE_LOG")]
     pub log: String,
 }
 
