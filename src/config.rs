@@ -219,15 +219,14 @@ impl Document {
     /// What the manifest means, or every mistake in it.
     pub fn manifest(&self, kinds: &Kinds) -> Result<Manifest, Report> {
         let mut found = Found::default();
-        for problem in &self.parsed.problems {
-            found.push(problem.clone(), At::Value);
-        }
         let mut value = self.parsed.value.clone();
         Validator::new(schema::outline()).sift(&mut value, &[], &mut found);
         let engine = engine::read(value.get_mut("engine").map(Value::take), &self.directory, &mut found);
         let functions = function::read_all(self, value.get_mut("functions"), &engine, kinds, &mut found);
-        let found = found.into_vec();
-        if found.is_empty() { Ok(Manifest { engine, functions }) } else { Err(self.report_found(found)) }
+        if found.len() == 0 && self.parsed.problems.is_empty() {
+            return Ok(Manifest { engine, functions });
+        }
+        Err(self.report_found(found.into_vec()))
     }
 
     /// A report of mistakes that others found.
@@ -245,6 +244,11 @@ impl Document {
             At::Key => self.reporter.locate_key(&self.parsed.places, problem),
         });
         self.reporter.report(mistakes.collect())
+    }
+
+    /// Where in the text a path's value is.
+    fn position_of(&self, path: &[Step]) -> usize {
+        report::span_of(&self.parsed.places, path).start
     }
 
     /// The line that a path's value is on.

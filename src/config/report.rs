@@ -176,7 +176,7 @@ impl Reporter {
 }
 
 /// The value of a path; of what is not there, the nearest thing above it.
-fn span_of(places: &Place, path: &[Step]) -> Range<usize> {
+pub(super) fn span_of(places: &Place, path: &[Step]) -> Range<usize> {
     let mut nearest = &places.value;
     let mut place = places;
     for step in path {
