@@ -1,0 +1,47 @@
+//! `docs/manifest.md` says what the schema says.
+
+use super::*;
+
+const REFERENCE: &str = include_str!("../../../docs/manifest.md");
+
+/// The rows that the reference must have for a section: key, default, what it takes.
+fn rows(section: &Value, prefix: &str, rows: &mut Vec<String>) {
+    let required = |key: &str| section["required"].as_array().is_some_and(|keys| keys.iter().any(|one| one == key));
+    for (key, schema) in section["properties"].as_object().into_iter().flatten() {
+        if schema["type"] == "object" && schema["properties"].is_object() {
+            self::rows(schema, &format!("{prefix}{key}."), rows);
+            continue;
+        }
+        let default = match (&schema["default"], required(key)) {
+            (_, true) => "required".to_owned(),
+            (Value::Null, _) => "none".to_owned(),
+            (Value::Number(number), _) => format!("`{}`", words::plain(number)),
+            (default, _) => format!("`{default}`"),
+        };
+        rows.push(format!("| `{prefix}{key}` | {default} | {} |", words::expected(schema)));
+    }
+}
+
+#[test]
+fn the_reference_names_every_key_with_its_default_and_its_limits() {
+    let schema = schema(&real_kinds());
+    let mut expected = Vec::new();
+    rows(&schema["properties"]["engine"], "", &mut expected);
+    let function = &schema["properties"]["functions"]["additionalProperties"];
+    rows(function, "", &mut expected);
+    for shape in function["properties"]["triggers"]["items"]["oneOf"].as_array().unwrap() {
+        rows(shape, "", &mut expected);
+    }
+    let missing: Vec<String> = expected.iter().filter(|row| !REFERENCE.contains(row.as_str())).cloned().collect();
+    assert!(missing.is_empty(), "docs/manifest.md lacks these rows:\n{}", missing.join("\n"));
+}
+
+#[test]
+fn the_examples_of_the_reference_are_sound() {
+    let examples: Vec<&str> =
+        REFERENCE.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert!(examples.len() >= 2);
+    for example in examples.into_iter().filter(|example| !example.contains("\"pubsub\"")) {
+        sound(example);
+    }
+}

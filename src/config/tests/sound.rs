@@ -1,0 +1,233 @@
+//! Manifests without mistakes mean what they say.
+
+use super::*;
+use crate::functions::{Allow, Backoff, Jitter, Retry};
+use serde_json::json;
+use trigger_core::FailureCode;
+
+#[test]
+fn an_empty_manifest_is_sound_and_has_every_default() {
+    let manifest = sound("");
+    assert!(manifest.functions.is_empty());
+    assert_eq!(manifest.engine, Document::parse("x", "").unwrap().engine());
+    let engine = manifest.engine;
+    let dispatch = crate::dispatch::Settings::default();
+    assert_eq!(
+        (engine.max_concurrency, engine.max_waiting, engine.max_wait, engine.max_depth, engine.lease),
+        (dispatch.max_concurrency, dispatch.max_waiting, dispatch.max_wait, dispatch.max_depth, dispatch.lease)
+    );
+    #[cfg(feature = "http")]
+    {
+        let server = trigger_http::ServerConfig::default();
+        let http = engine.http;
+        assert_eq!(engine.listen, server.listen);
+        assert_eq!(
+            (http.max_connections, http.header_read_timeout, http.max_header_bytes, http.body_read_timeout),
+            (server.max_connections, server.header_read_timeout, server.max_header_bytes, server.body_read_timeout)
+        );
+    }
+    let traces = crate::traces::WriterSettings::default();
+    assert_eq!(engine.traces.ok_rows_per_second, traces.ok_rows_per_second);
+}
+
+#[test]
+fn every_setting_of_the_engine_can_be_set() {
+    let manifest = Document::parse(
+        "/project/tripline.toml",
+        r#"
+        [engine]
+        store = "memory"
+        synchronous = "normal"
+        bus = "nats://one,tls://two:4223"
+        bus_credentials_file = "nats.creds"
+        listen = "0.0.0.0:80"
+        admin_listen = "[::1]:81"
+        namespace = "shop"
+        max_concurrency = 1
+        max_waiting = 2
+        max_wait_seconds = 0.5
+        max_depth = 3
+        lease_seconds = 4
+        drain_seconds = 0.25
+        max_memory_mb = 5
+        max_module_bytes = 6
+        results_keep_days = 0.5
+        [engine.traces]
+        ring = 7
+        ok_rows_per_second = 8
+        keep_days = 2
+        max_rows = 9
+        [engine.http]
+        max_connections = 10
+        header_read_timeout_seconds = 11
+        max_header_bytes = 2048
+        body_read_timeout_seconds = 1.5
+        "#,
+    );
+    let expected = EngineConfig {
+        store: StoreConfig::Memory,
+        synchronous: Synchronous::Normal,
+        bus: BusConfig::Nats {
+            servers: Secret::new("nats://one,tls://two:4223"),
+            credentials_file: Some("/project/nats.creds".into()),
+        },
+        listen: "0.0.0.0:80".parse().unwrap(),
+        admin_listen: "[::1]:81".parse().unwrap(),
+        namespace: "shop".to_owned(),
+        max_concurrency: 1,
+        max_waiting: 2,
+        max_wait: Duration::from_millis(500),
+        max_depth: 3,
+        lease: Duration::from_secs(4),
+        drain: Duration::from_millis(250),
+        max_memory_mb: 5,
+        max_module_bytes: 6,
+        results_keep: Duration::from_secs(43_200),
+        traces: TracesConfig { ring: 7, ok_rows_per_second: 8, keep: Duration::from_secs(172_800), max_rows: 9 },
+        http: HttpConfig {
+            max_connections: 10,
+            header_read_timeout: Duration::from_secs(11),
+            max_header_bytes: 2048,
+            body_read_timeout: Duration::from_millis(1500),
+        },
+    };
+    assert_eq!(manifest.unwrap().manifest(&kinds()).unwrap_or_else(|report| panic!("{report}")).engine, expected);
+}
+
+const EVERYTHING: &str = r#"
+    [functions.one]
+    module = "modules/one.wasm"
+    memory_limit_mb = 1
+    timeout_seconds = 0.5
+    is_public = false
+    retry_count = 2
+    retry_delay_seconds = 3
+    retry = { backoff = "linear", factor = 4, max_delay_seconds = 5.5, jitter = "quarter", max_age_seconds = 6, except = ["trap", "timeout"] }
+    dlq_topic = "dead.one"
+    env_vars = { SIZE = "320", EMPTY = "" }
+    allow = { publish = ["orders.*.created", "thumbs.>"] }
+    concurrency = 7
+    max_input_bytes = 8
+    max_output_bytes = 9
+    max_log_lines = 10
+    max_log_bytes = 11
+"#;
+
+#[test]
+fn every_field_of_a_definition_can_be_set() {
+    let expected = Definition {
+        name: "one".to_owned(),
+        namespace: "default".to_owned(),
+        memory_limit_mb: 1,
+        timeout_seconds: 0.5,
+        is_public: false,
+        retry_count: 2,
+        retry_delay_seconds: 3.0,
+        retry: Retry {
+            backoff: Backoff::Linear,
+            factor: 4.0,
+            max_delay_seconds: 5.5,
+            jitter: Jitter::Quarter,
+            max_age_seconds: Some(6.0),
+            except: vec![FailureCode::Trap, FailureCode::Timeout],
+        },
+        dlq_topic: Some("dead.one".to_owned()),
+        env_vars: [("SIZE", "320"), ("EMPTY", "")].map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+        allow: Allow { publish: vec!["orders.*.created".to_owned(), "thumbs.>".to_owned()] },
+        concurrency: Some(7),
+        max_input_bytes: 8,
+        max_output_bytes: 9,
+        max_log_lines: 10,
+        max_log_bytes: 11,
+    };
+    let manifest = sound(EVERYTHING);
+    assert_eq!(manifest.functions.len(), 1);
+    assert_eq!(manifest.functions[0].definition, expected);
+    assert_eq!(manifest.functions[0].module, PathBuf::from("modules/one.wasm"));
+    // Whoever adds a field to the definition is reminded of the manifest, and the other way round.
+    let fields = serde_json::to_value(&expected).unwrap();
+    let mut fields: Vec<&str> = fields.as_object().unwrap().keys().map(String::as_str).collect();
+    let schema = schema(&kinds());
+    let section = &schema["properties"]["functions"]["additionalProperties"]["properties"];
+    let mut keys: Vec<&str> = section.as_object().unwrap().keys().map(String::as_str).collect();
+    fields.retain(|field| !["name", "namespace"].contains(field));
+    keys.retain(|key| !["module", "triggers"].contains(key));
+    fields.sort_unstable();
+    keys.sort_unstable();
+    assert_eq!(fields, keys);
+}
+
+#[test]
+fn a_function_means_its_definition() {
+    let [written, default] = [EVERYTHING, &with_function("")].map(|text| sound(text).functions[0].definition.clone());
+    let policy = written.retry_policy();
+    assert_eq!(written.timeout(), Duration::from_millis(500));
+    assert_eq!((policy.retries, policy.delay, policy.factor), (2, Duration::from_secs(3), 4.0));
+    assert_eq!(policy.max_age, Some(Duration::from_secs(6)));
+    assert_eq!(default, Definition::new("default", "one"), "what is not written has the definition's own default");
+    let reread: Definition = serde_json::from_value(serde_json::to_value(&written).unwrap()).unwrap();
+    assert_eq!(reread, written);
+    let whole = sound(&with_function("timeout_seconds = 2.0")).functions[0].definition.digest();
+    let same = sound(&with_function("timeout_seconds = 2")).functions[0].definition.digest();
+    assert_eq!(whole, same, "one version, however the number is written");
+}
+
+#[test]
+fn functions_come_in_the_order_in_which_they_were_written() {
+    let manifest = sound("functions.c.module = \"c\"\n[functions.b]\nmodule = \"b\"\n[functions.a]\nmodule = \"a\"\n");
+    let names: Vec<&str> = manifest.functions.iter().map(|function| function.definition.name.as_str()).collect();
+    assert_eq!(names, ["c", "b", "a"]);
+}
+
+#[test]
+fn triggers_are_named_by_their_kind_and_number_unless_they_have_a_name() {
+    let bell = |lines: &str| format!("[[functions.one.triggers]]\ntype = \"job\"\n{lines}\n");
+    let text = with_function(&[
+        bell("tune = \"a\""),
+        bell("tune = \"b\"\nname = \"noon\""),
+        bell("tune = \"c\"\nstrokes = 3"),
+    ].concat());
+    let function = sound(&format!("engine.namespace = \"shop\"\n{text}")).functions.remove(0);
+    let paths: Vec<String> = function.triggers.iter().map(|row| row.binding.path()).collect();
+    assert_eq!(paths, ["shop/one/job", "shop/one/noon", "shop/one/job-3"]);
+    assert!(function.triggers.iter().all(|row| row.binding.trigger_type == Kind::Job));
+    assert_eq!(function.triggers[1].config, json!({ "tune": "b" }), "the kind's own keys alone");
+    assert_eq!(kinds().describe(&function.triggers[2]), "rings c 3 times");
+}
+
+#[test]
+fn a_function_may_listen_to_its_own_dead_letters_topic() {
+    // The depth guard ends such a chain; a manifest that asks for it is sound.
+    assert_eq!(sound(&with_bell("tune = \"dead.one\"").replace("[[", "dlq_topic = \"dead.one\"\n[[")).functions.len(), 1);
+}
+
+#[cfg(all(feature = "http", feature = "cron"))]
+#[test]
+fn the_schema_takes_the_quickstart_and_refuses_what_is_mistaken() {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/quickstart/tripline.toml")).unwrap();
+    let value = source::parse(&text).value;
+    // The library's tests do not see the crate of pub/sub; its triggers are left out of the example.
+    let mut value = value;
+    for function in value["functions"].as_object_mut().unwrap().values_mut() {
+        function["triggers"].as_array_mut().unwrap().retain(|trigger| trigger["type"] != "pubsub");
+    }
+    let schema = schema(&real_kinds());
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let errors: Vec<String> = validator.iter_errors(&value).map(|error| error.to_string()).collect();
+    assert_eq!(errors, [""; 0]);
+    for bad in [
+        json!({ "functions": { "one": { "modul": "x" } } }),
+        json!({ "functions": { "one": {} } }),
+        json!({ "functions": { "One": { "module": "x" } } }),
+        json!({ "functions": { "one": { "module": "x", "triggers": [{ "type": "kafka" }] } } }),
+        json!({ "functions": { "one": { "module": "x", "triggers": [{ "type": "http" }] } } }),
+        json!({ "functions": { "one": { "module": "x", "triggers": [{ "path": "/" }] } } }),
+        json!({ "functions": { "one": { "module": "x", "triggers": [{ "type": "http", "path": "/", "pth": 1 }] } } }),
+        json!({ "engine": { "max_dept": 1 } }),
+        json!({ "engines": {} }),
+    ] {
+        assert!(!validator.is_valid(&bad), "{bad}");
+    }
+    let named = json!({ "type": "http", "path": "/", "name": "front" });
+    assert!(validator.is_valid(&json!({ "functions": { "one": { "module": "x", "triggers": [named] } } })));
+}
