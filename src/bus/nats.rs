@@ -216,7 +216,7 @@ impl NatsBus {
             // So that what is published from now on arrives. Where the server is away, it is told when it is back.
             let _ = self.answered().await;
         }
-        Ok(subscription::forward(subscriber, &self.tasks))
+        Ok(subscription::forward(self.client(), subscriber, &self.tasks))
     }
 }
 
