@@ -177,7 +177,11 @@ impl Config {
             }
             (None, Some(_)) => {}
         }
-        if self.stream.is_some() { self.check_stream(over_nats, problems) } else { self.check_subject(problems) }
+        if self.stream.is_some() {
+            self.check_stream(over_nats, problems)
+        } else {
+            self.check_subject(problems)
+        }
         range("max_in_flight", self.max_in_flight, MAX_IN_FLIGHT, problems);
     }
 
@@ -193,7 +197,11 @@ impl Config {
         ];
         for (key, given) in of_streams {
             if given {
-                problems.add(key, format!("{key} is for streams, and no stream is given"), "add stream = \"…\", or leave it out");
+                problems.add(
+                    key,
+                    format!("{key} is for streams, and no stream is given"),
+                    "add stream = \"…\", or leave it out",
+                );
             }
         }
         match (self.guarantee, self.durable) {
@@ -213,7 +221,11 @@ impl Config {
 
     fn check_stream(&self, over_nats: bool, problems: &mut Problems) {
         if !over_nats {
-            problems.add("stream", NEEDS_NATS, "set bus = \"nats://127.0.0.1:4222\" in [engine], or subscribe to a subject");
+            problems.add(
+                "stream",
+                NEEDS_NATS,
+                "set bus = \"nats://127.0.0.1:4222\" in [engine], or subscribe to a subject",
+            );
         }
         if let Some(stream) = &self.stream {
             check_name("stream", stream, true, problems);
@@ -227,7 +239,11 @@ impl Config {
             Some(consumer) => check_name("consumer", consumer, true, problems),
         }
         for (key, given, help) in [
-            ("queue_group", self.queue_group.is_some(), "leave it out: engines with the same consumer share its messages"),
+            (
+                "queue_group",
+                self.queue_group.is_some(),
+                "leave it out: engines with the same consumer share its messages",
+            ),
             ("durable", self.durable, "leave it out: a stream keeps its messages until they are acknowledged"),
             ("reply", !self.reply, "leave it out: nobody awaits a reply from a stream's message"),
         ] {
@@ -237,7 +253,11 @@ impl Config {
         }
         if self.guarantee == Some(Guarantee::AtMostOnce) {
             let help = "leave out guarantee, or ask for \"at_least_once\"";
-            problems.add("guarantee", "a stream delivers a message again until it is acknowledged: at least once", help);
+            problems.add(
+                "guarantee",
+                "a stream delivers a message again until it is acknowledged: at least once",
+                help,
+            );
         }
         range("batch", self.batch, MAX_BATCH, problems);
         if let Some(seconds) = self.ack_wait_seconds
@@ -293,7 +313,11 @@ fn check_name(key: &str, name: &str, in_subjects: bool, problems: &mut Problems)
     } else {
         return;
     };
-    let help = if in_subjects { "write a word without spaces, '.', '*', '>', '/' and '\\'" } else { "write a word without spaces" };
+    let help = if in_subjects {
+        "write a word without spaces, '.', '*', '>', '/' and '\\'"
+    } else {
+        "write a word without spaces"
+    };
     problems.add(key, format!("the {} {:?} is not a name: {why}", key.replace('_', " "), shown(name)), help);
 }
 

@@ -21,8 +21,8 @@ use std::sync::Arc;
 
 use trigger_core::{BindError, Binding, Bus, Kind, Problems, Trigger, TriggerContext, TriggerError, TriggerKind};
 
-pub use config::{Config, DeliverPolicy, Guarantee};
 use config::Source;
+pub use config::{Config, DeliverPolicy, Guarantee};
 
 /// Makes a handle to the NATS connection, for what only NATS has.
 pub type Clients = Arc<dyn Fn() -> async_nats::Client + Send + Sync>;

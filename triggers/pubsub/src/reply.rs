@@ -45,7 +45,9 @@ pub(crate) fn answered(answer: Answer, invocation_id: Uuid) -> Reply {
         Answer::Kept(_) => receipt(Accepted { invocation_id, duplicate: false }),
         Answer::Dead { reason, failure } => dead(reason, failure).reply(invocation_id),
         Answer::Skipped(reason) => skipped(reason).reply(invocation_id),
-        Answer::Shed { reason, retry_after } => shed(reason, shed_detail(reason).into(), retry_after).reply(invocation_id),
+        Answer::Shed { reason, retry_after } => {
+            shed(reason, shed_detail(reason).into(), retry_after).reply(invocation_id)
+        }
         Answer::Cancelled => failed(Failure::new(FailureCode::Cancelled, "")).reply(invocation_id),
     }
 }
@@ -86,8 +88,9 @@ fn output(payload: Bytes, http: Option<Box<HttpParts>>, invocation_id: Uuid) -> 
         // What NATS cannot carry stays behind: a header is a hint, the bytes are the answer.
         list.extend(parts.headers.iter().filter_map(|(name, value)| {
             let own = name.as_str().starts_with("nats-") || name.as_str().starts_with("tripline-");
-            let of_connection = matches!(name.as_str(), "connection" | "content-length" | "keep-alive" | "te" | "trailer")
-                || matches!(name.as_str(), "transfer-encoding" | "upgrade");
+            let of_connection =
+                matches!(name.as_str(), "connection" | "content-length" | "keep-alive" | "te" | "trailer")
+                    || matches!(name.as_str(), "transfer-encoding" | "upgrade");
             let text = std::str::from_utf8(value.as_bytes()).ok()?.trim();
             (!own && !of_connection).then(|| header(name.as_str(), text))
         }));
@@ -164,7 +167,9 @@ fn dead(reason: DeadReason, failure: Failure) -> Problem {
     let problem = Problem { reason: Some(reason.as_str()), retryable: false, retry_after: None, ..failed(failure) };
     match reason {
         // No attempt was made, so the failure's code says less than the reason.
-        DeadReason::DepthExceeded | DeadReason::Incompatible => Problem { status: 500, code: reason.as_str(), ..problem },
+        DeadReason::DepthExceeded | DeadReason::Incompatible => {
+            Problem { status: 500, code: reason.as_str(), ..problem }
+        }
         _ => problem,
     }
 }
@@ -264,7 +269,10 @@ mod tests {
             let own = matches!(reason, DeadReason::DepthExceeded | DeadReason::Incompatible);
             let expected = if own { ("500", reason.as_str()) } else { ("504", "timeout") };
             assert_eq!((text(&reply, ERROR_CODE).unwrap(), text(&reply, CODE).unwrap()), expected);
-            assert_eq!((&payload(&reply)["retryable"], &payload(&reply)["reason"]), (&false.into(), &reason.as_str().into()));
+            assert_eq!(
+                (&payload(&reply)["retryable"], &payload(&reply)["reason"]),
+                (&false.into(), &reason.as_str().into())
+            );
             assert_eq!(text(&reply, "Retry-After"), None);
         }
         for (reason, status) in [(SkipReason::Disabled, "503"), (SkipReason::Duplicate, "409")] {
