@@ -31,8 +31,7 @@ const MAX_QUEUE_GROUP_BYTES: usize = 255;
 /// Whether a bus whose limit for headers and payload together is `limit` bytes can carry this message as it is.
 pub fn check(message: &Message, limit: usize) -> Result<(), BusError> {
     for name in std::iter::once(&message.subject).chain(&message.reply) {
-        subject::check_subject(name)
-            .map_err(|why| BusError::InvalidSubject { subject: shortened(name), why })?;
+        subject::check_subject(name).map_err(|why| BusError::InvalidSubject { subject: shortened(name), why })?;
     }
     check_headers(&message.headers)?;
     let size = message.payload.len() + headers_len(&message.headers);
@@ -45,10 +44,9 @@ fn check_subscription(pattern: &str, queue_group: Option<&str>) -> Result<(), Bu
     subject::check_pattern(pattern).map_err(invalid)?;
     match queue_group {
         Some("") => Err(invalid("its queue group is empty".into())),
-        Some(group) if group.len() > MAX_QUEUE_GROUP_BYTES => Err(invalid(format!(
-            "its queue group has {} bytes, the limit is {MAX_QUEUE_GROUP_BYTES}",
-            group.len()
-        ))),
+        Some(group) if group.len() > MAX_QUEUE_GROUP_BYTES => {
+            Err(invalid(format!("its queue group has {} bytes, the limit is {MAX_QUEUE_GROUP_BYTES}", group.len())))
+        }
         Some(group) if group.chars().any(|c| c.is_whitespace() || c.is_control()) => {
             Err(invalid(format!("its queue group {group:?} has a space or a control character")))
         }
@@ -59,7 +57,11 @@ fn check_subscription(pattern: &str, queue_group: Option<&str>) -> Result<(), Bu
 /// A subject as errors show it: no error is as long as what a stranger may send.
 fn shortened(subject: &str) -> String {
     const SHOWN: usize = 128;
-    if subject.chars().count() <= SHOWN { subject.to_owned() } else { subject.chars().take(SHOWN).chain(['…']).collect() }
+    if subject.chars().count() <= SHOWN {
+        subject.to_owned()
+    } else {
+        subject.chars().take(SHOWN).chain(['…']).collect()
+    }
 }
 
 /// NATS carries headers as lines of text and trims their values: what would not arrive as it was is refused.

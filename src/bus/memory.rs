@@ -10,7 +10,7 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use parking_lot::RwLock;
 use trigger_core::bus::{BusError, Subscription};
 use trigger_core::subject::SubjectMap;
-use trigger_core::{Bus, BoxFuture, Message};
+use trigger_core::{BoxFuture, Bus, Message};
 
 use super::queue::{self, Sender, Sent};
 use super::{check, check_subscription, payload_limit};

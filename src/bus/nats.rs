@@ -17,12 +17,13 @@ use async_nats::client::PublishErrorKind;
 use async_nats::connection::State;
 use async_nats::jetstream::context::PublishErrorKind as AckErrorKind;
 use async_nats::jetstream::message::PublishMessage;
-use async_nats::{Client, ConnectOptions, Event, RequestErrorKind, ServerError, jetstream};
+use async_nats::{Client, ConnectOptions, Event, ServerError, jetstream};
+use futures_util::StreamExt as _;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
-use trigger_core::bus::{BusError, Subscription};
-use trigger_core::{Bus, BoxFuture, Message};
+use trigger_core::bus::{BusError, MESSAGE_ID_HEADER, Subscription};
+use trigger_core::{BoxFuture, Bus, Message};
 
 use super::{check, check_subscription, payload_limit};
 use coverage::Coverage;
@@ -147,24 +148,35 @@ impl NatsBus {
         };
         // The client's queue is full while a connection hangs; a ping finds that out later.
         match tokio::time::timeout(ANSWER, sending).await {
-            Ok(sent) => sent.map_err(|error| BusError::Unavailable(match error.kind() {
-                PublishErrorKind::Send => "the connection to NATS was given up".to_owned(),
-                _ => error.to_string(),
-            })),
+            Ok(sent) => sent.map_err(|error| {
+                BusError::Unavailable(match error.kind() {
+                    PublishErrorKind::Send => "the connection to NATS was given up".to_owned(),
+                    _ => error.to_string(),
+                })
+            }),
             Err(_) => Err(BusError::Unavailable("the connection to NATS takes no more messages".to_owned())),
         }
     }
 
-    /// Waits until the server has seen everything that was sent to it before. A server answers a request to nobody at
-    /// once, and it reads a connection in order.
+    /// Waits until the server has seen everything that was sent to it before: it reads a connection in order, so once
+    /// it has sent a message back, it has seen what went before that. (A request to nobody would be answered sooner, but
+    /// not while anybody subscribes to everything.)
     async fn answered(&self) -> Result<(), BusError> {
-        match self.client.request(self.client.new_inbox(), bytes::Bytes::new()).await {
-            Ok(_) => Ok(()),
-            Err(error) if error.kind() == RequestErrorKind::NoResponders => Ok(()),
-            Err(error) => {
+        let inbox = self.client.new_inbox();
+        let round = async {
+            let mut echo = self.client.subscribe(inbox.clone()).await.ok()?;
+            self.client.publish(inbox, bytes::Bytes::new()).await.ok()?;
+            echo.next().await
+        };
+        match tokio::time::timeout(ANSWER, round).await {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => Err(BusError::Unavailable("the connection to NATS was given up".to_owned())),
+            Err(_) => {
                 self.connected()?;
+                let seconds = ANSWER.as_secs();
                 Err(BusError::Unavailable(format!(
-                    "the server did not confirm the message: {error}; the user needs the right to publish to _INBOX.>"
+                    "the server did not confirm a message within {seconds} s; the user needs the right to publish and \
+                     subscribe to _INBOX.>"
                 )))
             }
         }
@@ -185,7 +197,12 @@ impl NatsBus {
         if let Some(headers) = convert::headers(&message.headers)? {
             publish = publish.headers(headers);
         }
-        let unavailable = |error: String| BusError::Unavailable(format!("the stream did not take the message: {error}"));
+        if message.headers.get(MESSAGE_ID_HEADER).is_none() {
+            // It also says to those who subscribe to the subject that the reply subject is not theirs to answer.
+            publish = publish.message_id(uuid::Uuid::now_v7().to_string());
+        }
+        let unavailable =
+            |error: String| BusError::Unavailable(format!("the stream did not take the message: {error}"));
         let sent = self.js.send_publish(String::from(message.subject.clone()), publish).await;
         match sent.map_err(|error| unavailable(error.to_string()))?.await {
             Ok(_) => Ok(true),
@@ -216,7 +233,7 @@ impl NatsBus {
             // So that what is published from now on arrives. Where the server is away, it is told when it is back.
             let _ = self.answered().await;
         }
-        Ok(subscription::forward(subscriber, &self.tasks))
+        Ok(subscription::forward(self.client(), subscriber, &self.tasks))
     }
 }
 
@@ -232,9 +249,10 @@ async fn let_in(options: ConnectOptions, auth: &Auth) -> Result<ConnectOptions, 
         Auth::None => options,
         Auth::UserPassword { user, password } => options.user_and_password(user.clone(), password.clone()),
         Auth::Token(token) => options.token(token.clone()),
-        Auth::CredentialsFile(path) => options.credentials_file(path).await.map_err(|error| {
-            ConnectError::CredentialsFile { path: path.display().to_string(), error }
-        })?,
+        Auth::CredentialsFile(path) => options
+            .credentials_file(path)
+            .await
+            .map_err(|error| ConnectError::CredentialsFile { path: path.display().to_string(), error })?,
     })
 }
 

@@ -221,7 +221,10 @@ mod tests {
             ("nats://[::1]:1, nats://10.0.0.1", &["nats://[::1]:1", "nats://10.0.0.1:4222"]),
         ] {
             let config = parse(text);
-            assert_eq!((config.addresses(), config.auth), (addresses.iter().map(|a| (*a).to_owned()).collect(), Auth::None));
+            assert_eq!(
+                (config.addresses(), config.auth),
+                (addresses.iter().map(|a| (*a).to_owned()).collect(), Auth::None)
+            );
         }
     }
 

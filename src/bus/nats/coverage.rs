@@ -14,6 +14,10 @@ use trigger_core::bus::BusError;
 /// the acknowledgement that does not come.
 const BELIEVED: Duration = Duration::from_secs(10);
 
+/// How long a server that says it has no JetStream may take to confirm it: others of its cluster may have it. It answers
+/// at once unless somebody subscribes to everything.
+const DOUBTFUL: Duration = Duration::from_millis(500);
+
 /// Subjects remembered at most; then the memory begins anew.
 const MAX_SUBJECTS: usize = 1024;
 
@@ -54,11 +58,19 @@ impl Coverage {
 
 async fn ask(js: &jetstream::Context, subject: &str) -> Result<bool, BusError> {
     let request = serde_json::json!({ "subject": subject });
-    let names: Response<Names> = match js.request("STREAM.NAMES", &request).await {
+    let mut asking = js.clone();
+    let unlikely = !js.client().server_info().jetstream;
+    if unlikely {
+        asking.set_timeout(DOUBTFUL);
+    }
+    let names: Response<Names> = match asking.request("STREAM.NAMES", &request).await {
         Ok(names) => names,
+        Err(error) if unlikely && error.kind() == RequestErrorKind::TimedOut => return Ok(false),
         // The server has no JetStream.
         Err(error) if error.kind() == RequestErrorKind::NoResponders => return Ok(false),
-        Err(error) => return Err(BusError::Unavailable(format!("the server does not say which streams it has: {error}"))),
+        Err(error) => {
+            return Err(BusError::Unavailable(format!("the server does not say which streams it has: {error}")));
+        }
     };
     let stream = match names {
         Response::Ok(names) => names.streams.unwrap_or_default().into_iter().next(),

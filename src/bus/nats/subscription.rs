@@ -3,12 +3,12 @@
 //! The library's own queue drops without telling whose message it was; this task only moves messages on and is
 //! therefore never slow, so that what is dropped is dropped here, where it is counted.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::Subscriber;
+use async_nats::connection::State;
+use async_nats::{Client, Subscriber};
 use futures_util::{FutureExt as _, StreamExt as _};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use trigger_core::BoxFuture;
 use trigger_core::bus::Subscription;
@@ -19,11 +19,11 @@ use super::convert;
 /// How long the server may take to end a subscription.
 const STOP: Duration = Duration::from_secs(2);
 
-pub(super) fn forward(subscriber: Subscriber, tasks: &TaskTracker) -> Subscription {
+pub(super) fn forward(client: Client, subscriber: Subscriber, tasks: &TaskTracker) -> Subscription {
     let stop = CancellationToken::new();
-    let (tx, rx) = queue::queue::<Arc<DropGuard>>(queue::MAX_MESSAGES, queue::MAX_BYTES, Arc::new(stop.clone().drop_guard()));
+    let (tx, rx) = queue::queue(queue::MAX_MESSAGES, queue::MAX_BYTES, stop.clone().drop_guard());
     let dropped = tx.dropped();
-    let ended = tasks.spawn(run(subscriber, tx, stop.clone()));
+    let ended = tasks.spawn(run(client, subscriber, tx, stop.clone()));
     let stop = Box::new(move || -> BoxFuture<'static, ()> {
         stop.cancel();
         async move {
@@ -34,7 +34,7 @@ pub(super) fn forward(subscriber: Subscriber, tasks: &TaskTracker) -> Subscripti
     Subscription { messages: rx.boxed(), stop, dropped }
 }
 
-async fn run(mut subscriber: Subscriber, tx: Sender, stop: CancellationToken) {
+async fn run(client: Client, mut subscriber: Subscriber, tx: Sender, stop: CancellationToken) {
     let mut stopped = std::pin::pin!(stop.cancelled());
     loop {
         let message = tokio::select! {
@@ -47,7 +47,12 @@ async fn run(mut subscriber: Subscriber, tx: Sender, stop: CancellationToken) {
             return;
         }
     }
-    if tx.is_gone() || subscriber.drain().await.is_err() {
+    // A server that is away has nothing on its way, and does not hear of the end.
+    let away = client.connection_state() != State::Connected;
+    if tx.is_gone() || away || subscriber.drain().await.is_err() {
+        while let Some(Some(message)) = subscriber.next().now_or_never() {
+            hand_over(&tx, message);
+        }
         return;
     }
     // What the server had sent when it heard of the end is still taken.

@@ -1,0 +1,85 @@
+//! The durable consumer: made if it is not there, set to what the manifest says if it is.
+
+use async_nats::Client;
+use async_nats::jetstream;
+use async_nats::jetstream::consumer::pull::Config;
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy as Start, FromConsumer as _};
+use async_nats::jetstream::context::GetStreamErrorKind;
+
+use crate::config::{DeliverPolicy, StreamSettings};
+
+/// Sees to it that the consumer exists and is what `settings` say. The error says what stands in the way.
+pub(super) async fn prepare(client: &Client, settings: &StreamSettings) -> Result<(), String> {
+    let (name, stream_name) = (&settings.consumer, &settings.stream);
+    let js = jetstream::new(client.clone());
+    let stream = js.get_stream(stream_name).await.map_err(|error| match error.kind() {
+        GetStreamErrorKind::JetStream(ref error) if error.code() == 404 => {
+            format!("the server has no stream {stream_name:?}; make it, or correct its name")
+        }
+        _ => format!("the server does not tell about stream {stream_name:?}: {error}"),
+    })?;
+    let existing = match stream.consumer_info(name).await {
+        Ok(info) => Some(info),
+        Err(error) if is_not_found(&error) => None,
+        Err(error) => return Err(format!("the server does not tell about consumer {name:?}: {error}")),
+    };
+    let config = match existing {
+        None => wanted(Config::default(), settings, true),
+        Some(info) => {
+            let config = Config::try_from_consumer_config(info.config)
+                .map_err(|_| format!("consumer {name:?} of stream {stream_name:?} pushes; choose another name"))?;
+            if config.ack_policy != AckPolicy::Explicit {
+                return Err(format!(
+                    "consumer {name:?} of stream {stream_name:?} does not acknowledge each message; choose another name"
+                ));
+            }
+            let wanted = wanted(config.clone(), settings, false);
+            if wanted == config {
+                return Ok(());
+            }
+            wanted
+        }
+    };
+    stream
+        .create_consumer(config)
+        .await
+        .map(|_| ())
+        .map_err(|error| format!("the server does not take consumer {name:?} of stream {stream_name:?}: {error}"))
+}
+
+fn is_not_found(error: &jetstream::context::ConsumerInfoError) -> bool {
+    use jetstream::context::ConsumerInfoErrorKind;
+    match error.kind() {
+        ConsumerInfoErrorKind::NotFound => true,
+        ConsumerInfoErrorKind::JetStream(error) => error.code() == 404,
+        _ => false,
+    }
+}
+
+/// The consumer as it must be. What the manifest does not speak of stays as it is.
+fn wanted(mut config: Config, settings: &StreamSettings, new: bool) -> Config {
+    config.durable_name = Some(settings.consumer.clone());
+    config.ack_policy = AckPolicy::Explicit;
+    config.ack_wait = settings.ack_wait;
+    config.filter_subject = settings.filter.clone().unwrap_or_default();
+    config.filter_subjects.clear();
+    // The engine decides when to give up, and writes a dead letter then: a stream that stops by itself writes none.
+    config.max_deliver = -1;
+    config.backoff.clear();
+    // Messages that wait for their retry count as pending and must not hold up the others.
+    config.max_ack_pending = -1;
+    config.headers_only = false;
+    config.max_batch = 0;
+    config.max_bytes = 0;
+    config.max_expires = std::time::Duration::ZERO;
+    if new {
+        config.deliver_policy = match settings.deliver_policy {
+            DeliverPolicy::All => Start::All,
+            DeliverPolicy::New => Start::New,
+            DeliverPolicy::Last => Start::Last,
+            DeliverPolicy::LastPerSubject => Start::LastPerSubject,
+        };
+        config.description = Some("pulled by a Tripline trigger".to_owned());
+    }
+    config
+}
