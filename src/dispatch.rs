@@ -639,7 +639,8 @@ impl<'a> Running<'a> {
             trace_id: invocation.trace.trace_id,
             span_id: invocation.trace.span_id,
             parent_span: invocation.trace.parent_span,
-            started_at: invocation.received_at,
+            // A row was received long before the attempt that it stands for now.
+            started_at: if self.queued { Utc::now() - total } else { invocation.received_at },
             phases,
             outcome,
             input_bytes: invocation.payload.len() as u64,

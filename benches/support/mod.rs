@@ -1,5 +1,6 @@
 //! What the whole-process benchmarks share: a tripline with a project of its own, a load generator, figures.
 
+#![allow(unreachable_pub, reason = "shared by programs that each use a part")]
 #![allow(dead_code, reason = "each benchmark uses its part of it")]
 #![allow(clippy::print_stdout, reason = "printing figures is what benchmarks do")]
 

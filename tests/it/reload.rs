@@ -129,7 +129,7 @@ async fn an_attempt_ends_on_the_version_that_it_began_with() {
                 r#"(func (export "_start")
                 (i32.store (i32.const 216) (i32.const 1))
                 (i64.store (i32.const 224) (i64.const 1500000000))
-                (drop (call $poll (i32.const 200) (i32.const 300) (i32.const 1) (i32.const 400)))"#,
+                (drop (call $poll (i32.const 200) (i32.const 304) (i32.const 1) (i32.const 400)))"#,
             )
     };
     let project = Project::new("", &functions("x"));

@@ -188,6 +188,7 @@ mod tests {
         let status = |code| match code {
             FailureCode::Timeout => 504,
             FailureCode::HostError | FailureCode::Cancelled => 503,
+            FailureCode::InputTooLarge => 413,
             _ => 500,
         };
         for &code in FailureCode::ALL {
