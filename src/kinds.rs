@@ -275,7 +275,7 @@ pub(crate) mod tests {
         let bound = kinds.bind(&row).await.unwrap();
         let dispatch = FakeDispatch::echo();
         let error = bound.run(dispatch.context(Kind::Job, "job")).await.unwrap_err();
-        assert_eq!(error.to_string(), "default/one/job rang ding and broke");
+        assert_eq!(error.to_string(), "default/function/job rang ding and broke");
         for (config, kind, said) in [
             (json!({ "tune": "silence" }), Kind::Job, "no bell plays silence"),
             (json!({}), Kind::Job, "cannot be read: missing field `tune`"),

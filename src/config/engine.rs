@@ -120,7 +120,7 @@ impl Default for EngineSection {
             max_depth: 16,
             lease_seconds: 30.0,
             drain_seconds: 30.0,
-            max_memory_mb: 512,
+            max_memory_mb: 1024,
             max_module_bytes: 64 << 20,
             results_keep_days: 1.0,
             traces: TracesSection::default(),

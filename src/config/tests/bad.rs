@@ -30,7 +30,18 @@ path = "/live"
 "#;
     let report = manifest(text).unwrap_err();
     assert_eq!(report.mistakes().len(), 10);
-    insta::assert_snapshot!(report, @"");
+    insta::assert_snapshot!(report, @r#"
+    tripline.toml:3:7: engine.bus: there is no bus "carrier-pigeon" (write "memory", or NATS servers like "nats://127.0.0.1:4222", separated by commas)
+    tripline.toml:4:1: engine.max_dept: unknown key (did you mean `max_depth`?)
+    tripline.toml:8:19: functions.one.memory_limit_mb: expected a whole number from 1 to 4096, found 0 (Memory that one attempt may have, in MiB: linear memories together. At most the engine's `max_memory_mb`.)
+    tripline.toml:9:19: functions.one.timeout_seconds: expected a number from 0.001 to 86400, found "ten" (Wall time of one attempt.)
+    tripline.toml:10:1: functions.one.retry_coun: unknown key (did you mean `retry_count`?)
+    tripline.toml:11:13: functions.one.dlq_topic: "dead..one" is not a subject: it has an empty token (two dots in a row, or a dot at an end) (write words with dots between them: "dead.orders")
+    tripline.toml:15:8: functions.one.triggers[0].tune: no bell plays silence (leave the trigger out)
+    tripline.toml:16:11: functions.one.triggers[0].strokes: expected a whole number from 1 to 12, found 13 (How often.)
+    tripline.toml:19:8: functions.one.triggers[1].type: there is no trigger kind "kafka" (this build has "http", "cron" and "job")
+    tripline.toml:22:8: functions.one.triggers[2].type: the trigger kind "websocket" is not in this build (this build has "http", "cron" and "job")
+    "#);
 }
 
 #[test]
@@ -131,7 +142,7 @@ const BAD: &[(&str, &str)] = &[
     ("allow = { publsh = [] }", "functions.one.allow.publsh: unknown key (did you mean `publish`?)"),
     ("name = \"one\"", "functions.one.name: unknown key (known here: "),
     // What belongs together.
-    ("memory_limit_mb = 600", "functions.one.memory_limit_mb: 600 is more than the engine's max_memory_mb, 512"),
+    ("memory_limit_mb = 1100", "functions.one.memory_limit_mb: 1100 is more than the engine's max_memory_mb, 1024"),
     ("retry_delay_seconds = 301", "functions.one.retry_delay_seconds: the first delay of 301 s is longer than the longest"),
     ("engine:bus_credentials_file = \"x\"", "engine.bus_credentials_file: the bus is \"memory\", which has no credentials"),
     ("engine:listen = \"127.0.0.1:7071\"", "engine.admin_listen: port 7071 is that of listen already"),
@@ -154,7 +165,7 @@ const BAD: &[(&str, &str)] = &[
     // Names and modules.
     ("[functions.\"Two Words\"]\nmodule = \"x\"", "functions.Two Words: a function cannot be called \"Two Words\" (use "),
     ("[functions.two]", "functions.two.module: this key is missing (The file of its module"),
-    ("[functions.two]\nmodule = \"\"", "functions.two.module: expected a string of at least 1 characters, found \"\""),
+    ("[functions.two]\nmodule = \"\"", "functions.two.module: expected a string that is not empty, found \"\""),
     // Triggers.
     ("[functions.one.triggers]\ntype = \"job\"", "functions.one.triggers: expected an array, found a table (What calls "),
     ("triggers = [5]", "functions.one.triggers[0]: expected a table, found 5"),
