@@ -135,7 +135,8 @@ mod tests {
 
     #[test]
     fn people_see_the_place_what_is_wrong_and_what_would_be_right() {
-        let report = report("[engine]\nmax_dept = 3\n\n[functions.bell]\nmodule = \"bell.wasm\"\nmemory_limit_mb = 0\n");
+        let report =
+            report("[engine]\nmax_dept = 3\n\n[functions.bell]\nmodule = \"bell.wasm\"\nmemory_limit_mb = 0\n");
         insta::assert_snapshot!(failure_text(&report, false), @r#"
           × engine.max_dept: unknown key
            ╭─[tripline.toml:2:1]

@@ -112,7 +112,9 @@ fn lexically(text: &str) -> Vec<Range<usize>> {
             if whole {
                 hidden.push(start + assigned + usize::from(open.is_none())..start + line.len());
             }
-            hidden.extend(quoted(line, assigned, &mut open).into_iter().map(|range| start + range.start..start + range.end));
+            hidden.extend(
+                quoted(line, assigned, &mut open).into_iter().map(|range| start + range.start..start + range.end),
+            );
         }
         start += line.len();
     }

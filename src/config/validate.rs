@@ -73,7 +73,14 @@ impl Validator {
 
     /// Records every mistake in the section at `path` and takes what is mistaken out of it.
     pub(super) fn sift(&self, section: &mut Value, path: &[Step], found: &mut Found) {
-        let mut sieve = Sieve { schema: &self.schema, path, found, told: HashSet::new(), misspelt: HashSet::new(), gone: Vec::new() };
+        let mut sieve = Sieve {
+            schema: &self.schema,
+            path,
+            found,
+            told: HashSet::new(),
+            misspelt: HashSet::new(),
+            gone: Vec::new(),
+        };
         let mut mistakes = Vec::new();
         for error in self.compiled.iter_errors(section) {
             collect(&error, &mut mistakes);

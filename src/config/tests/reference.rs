@@ -22,6 +22,7 @@ fn rows(section: &Value, prefix: &str, rows: &mut Vec<String>) {
     }
 }
 
+#[cfg(all(feature = "http", feature = "pubsub", feature = "cron"))]
 #[test]
 fn the_reference_names_every_key_with_its_default_and_its_limits() {
     let schema = schema(&real_kinds());
@@ -43,12 +44,11 @@ fn the_reference_names_every_key_with_its_default_and_its_limits() {
     assert!(missing.is_empty(), "docs/manifest.md lacks these rows:\n{}", missing.join("\n"));
 }
 
+#[cfg(all(feature = "http", feature = "pubsub", feature = "cron"))]
 #[test]
 fn the_examples_of_the_reference_are_sound() {
     let examples: Vec<&str> =
         REFERENCE.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
     assert!(examples.len() >= 2);
-    for example in examples.into_iter().filter(|example| !example.contains("\"pubsub\"")) {
-        sound(example);
-    }
+    examples.into_iter().for_each(|example| drop(sound(example)));
 }
