@@ -15,6 +15,7 @@ mod names;
 mod report;
 mod schema;
 mod secret;
+mod servers;
 mod source;
 mod triggers;
 mod validate;

@@ -9,9 +9,7 @@ use std::sync::Arc;
 
 use schemars::generate::SchemaSettings;
 use serde_json::Value;
-use trigger_core::{
-    BindError, Binding, BoxFuture, Kind, Problems, Trigger, TriggerContext, TriggerError, TriggerKind,
-};
+use trigger_core::{BindError, Binding, BoxFuture, Kind, Problems, Trigger, TriggerContext, TriggerError, TriggerKind};
 
 use crate::store::TriggerRow;
 
@@ -261,10 +259,7 @@ pub(crate) mod tests {
         kinds.add(Bell).unwrap();
         assert_eq!(kinds.describe(&row(Kind::Job, json!({ "tune": "ding" }))), "rings ding");
         assert!(kinds.describe(&row(Kind::Job, json!({}))).contains("missing field `tune`"));
-        assert_eq!(
-            kinds.describe(&row(Kind::Http, json!({}))),
-            "the trigger kind \"http\" is not in this build"
-        );
+        assert_eq!(kinds.describe(&row(Kind::Http, json!({}))), "the trigger kind \"http\" is not in this build");
     }
 
     #[tokio::test]
@@ -275,7 +270,7 @@ pub(crate) mod tests {
         let bound = kinds.bind(&row).await.unwrap();
         let dispatch = FakeDispatch::echo();
         let error = bound.run(dispatch.context(Kind::Job, "job")).await.unwrap_err();
-        assert_eq!(error.to_string(), "default/one/job rang ding and broke");
+        assert_eq!(error.to_string(), "default/function/job rang ding and broke");
         for (config, kind, said) in [
             (json!({ "tune": "silence" }), Kind::Job, "no bell plays silence"),
             (json!({}), Kind::Job, "cannot be read: missing field `tune`"),

@@ -19,7 +19,6 @@ pub fn failure_text(report: &Report, colours: bool) -> String {
     let handler = GraphicalReportHandler::new_themed(theme)
         .with_links(false)
         .with_wrap_lines(false)
-        .with_context_lines(0)
         .without_cause_chain()
         .without_syntax_highlighting();
     let mut text = String::new();
@@ -136,8 +135,28 @@ mod tests {
 
     #[test]
     fn people_see_the_place_what_is_wrong_and_what_would_be_right() {
-        let report = report("[engine]\nmax_dept = 3\n\n[functions.bell]\nmodule = \"bell.wasm\"\nmemory_limit_mb = 0\n");
-        insta::assert_snapshot!(failure_text(&report, false), @"");
+        let report =
+            report("[engine]\nmax_dept = 3\n\n[functions.bell]\nmodule = \"bell.wasm\"\nmemory_limit_mb = 0\n");
+        insta::assert_snapshot!(failure_text(&report, false), @r#"
+          × engine.max_dept: unknown key
+           ╭─[tripline.toml:2:1]
+         1 │ [engine]
+         2 │ max_dept = 3
+           · ────────
+         3 │ 
+           ╰────
+          help: did you mean `max_depth`?
+
+          × functions.bell.memory_limit_mb: expected a whole number from 1 to 4096, found 0
+           ╭─[tripline.toml:6:19]
+         5 │ module = "bell.wasm"
+         6 │ memory_limit_mb = 0
+           ·                   ─
+           ╰────
+          help: Memory that one attempt may have, in MiB: linear memories together. At most the engine's `max_memory_mb`.
+
+        2 mistakes in tripline.toml
+        "#);
         assert!(failure_text(&report, true).contains("\u{1b}["));
     }
 
@@ -170,7 +189,13 @@ mod tests {
                     [[functions.bell.triggers]]\ntype = \"job\"\ntune = \"dong\"\nname = \"noon\"\n[functions.mute]\n\
                     module = \"m/mute.wasm\"\n";
         let manifest = Document::parse("dir/tripline.toml", text).unwrap().manifest(&kinds()).unwrap();
-        insta::assert_snapshot!(success_text("dir/tripline.toml", &manifest, &kinds()), @"");
+        insta::assert_snapshot!(success_text("dir/tripline.toml", &manifest, &kinds()), @"
+        dir/tripline.toml is sound: 2 functions, 2 triggers
+          bell (dir/bell.wasm)
+              job       rings ding
+              job       rings dong  [noon]
+          mute (dir/m/mute.wasm)
+        ");
         let told: serde_json::Value =
             serde_json::from_str(&success_json("dir/tripline.toml", &manifest, &kinds())).unwrap();
         assert_eq!(told["ok"], true);

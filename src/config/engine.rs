@@ -10,7 +10,9 @@ use serde_json::{Map, Value};
 use trigger_core::Step;
 
 use super::validate::{Found, Validator, below};
-use super::{BusConfig, EngineConfig, HttpConfig, Secret, StoreConfig, Synchronous, TracesConfig, names, words};
+use super::{
+    BusConfig, EngineConfig, HttpConfig, Secret, StoreConfig, Synchronous, TracesConfig, names, servers, words,
+};
 use crate::kinds::inline_schema;
 
 /// The engine: where it keeps its state, what it listens on, and its bounds. Taken in at the start; a reload leaves it.
@@ -120,7 +122,7 @@ impl Default for EngineSection {
             max_depth: 16,
             lease_seconds: 30.0,
             drain_seconds: 30.0,
-            max_memory_mb: 512,
+            max_memory_mb: 1024,
             max_module_bytes: 64 << 20,
             results_keep_days: 1.0,
             traces: TracesSection::default(),
@@ -227,7 +229,9 @@ impl Reader<'_> {
             Some(("sqlite", file)) if file.contains('\0') => self.wrong("store", "a file's name cannot hold NUL", help),
             Some(("sqlite", file)) if file.starts_with("//") => {
                 let file = file.trim_start_matches('/');
-                let help = format!("write \"sqlite:{file}\" for a file beside the manifest, \"sqlite:/{file}\" for an absolute one");
+                let help = format!(
+                    "write \"sqlite:{file}\" for a file beside the manifest, \"sqlite:/{file}\" for an absolute one"
+                );
                 self.wrong("store", "the store is a file's path, not a URL", help);
             }
             Some(("sqlite", file)) => return StoreConfig::Sqlite(self.directory.join(file)),
@@ -254,7 +258,7 @@ impl Reader<'_> {
             }
             return BusConfig::Memory;
         }
-        match servers_mistake(typed) {
+        match servers::mistake(typed) {
             None => BusConfig::Nats { servers: Secret::new(typed), credentials_file },
             Some((message, help)) => {
                 self.wrong("bus", message, help);
@@ -306,45 +310,6 @@ fn days(days: f64) -> Duration {
     seconds(days * 86_400.0)
 }
 
-/// What is wrong with NATS addresses, and what would be right. Never repeats what may be a password.
-fn servers_mistake(typed: &str) -> Option<(String, String)> {
-    let help = "write \"memory\", or NATS servers like \"nats://127.0.0.1:4222\", separated by commas".to_owned();
-    if typed.chars().any(|char| char.is_control()) || typed.len() > 4096 {
-        return Some(("the bus is no address".to_owned(), help));
-    }
-    for server in typed.split(',').map(str::trim) {
-        let Some((scheme, rest)) = server.split_once("://") else {
-            let shown = if typed.contains('@') { "what is written".to_owned() } else { words::quoted(server) };
-            return Some((format!("there is no bus {shown}"), help));
-        };
-        if !matches!(scheme, "nats" | "tls") {
-            let shown = if typed.contains('@') { "its scheme".to_owned() } else { words::quoted(scheme) };
-            return Some((format!("a bus is reached by \"nats\" or \"tls\", not by {shown}"), help));
-        }
-        let host = rest.rsplit('@').next().unwrap_or_default().trim_end_matches('/');
-        let (name, port) = match host.rsplit_once(':') {
-            // An IPv6 address without a port ends with a bracket.
-            Some(_) if host.ends_with(']') => (host, None),
-            Some((name, port)) => (name, Some(port)),
-            None => (host, None),
-        };
-        let bracketed = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
-        let named = match bracketed {
-            Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
-            None => {
-                !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
-            }
-        };
-        if !named {
-            return Some(("an address of the bus names no host".to_owned(), help));
-        }
-        if port.is_some_and(|port| port.parse::<u16>().is_err() || port == "0") {
-            return Some(("an address of the bus has no port from 1 to 65535 behind its \":\"".to_owned(), help));
-        }
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -353,9 +318,10 @@ mod tests {
     fn read_one(key: &str, value: Value) -> (EngineConfig, Vec<String>) {
         let mut found = Found::default();
         let config = read(Some(json!({ key: value })), Path::new("dir"), &mut found);
-        let told = found.into_vec().into_iter().map(|(problem, _)| {
-            format!("{}: {}", trigger_core::display_path(&problem.path), problem.message)
-        });
+        let told = found
+            .into_vec()
+            .into_iter()
+            .map(|(problem, _)| format!("{}: {}", trigger_core::display_path(&problem.path), problem.message));
         (config, told.collect())
     }
 
@@ -395,22 +361,18 @@ mod tests {
     }
 
     #[test]
-    fn buses_are_memory_and_nats() {
-        for typed in ["nats://host", "tls://u:p@host:4222, nats://[::1]:4222", "nats://[::1]", "nats://a_b.example/"] {
-            let (config, told) = read_one("bus", json!(typed));
-            assert_eq!(told, [""; 0]);
-            let servers = Secret::new(typed);
-            assert_eq!(config.bus, BusConfig::Nats { servers, credentials_file: None });
-        }
-        for typed in [
-            "carrier-pigeon", "http://host", "nats://", "nats://host:0", "nats://host:x", "nats://u:hunter2@", "",
-            "nats://u:hunter2@host:70000", "u:hunter2@host", "hunter2://u@host", "nats://one,two", "nats://[x]", "nats://a\n",
-        ] {
-            let (_, told) = read_one("bus", json!(typed));
-            assert_eq!(told.len(), 1, "{typed}");
-            assert!(told[0].starts_with("engine.bus: ") && !told[0].contains("hunter2"), "{told:?}");
-        }
-        assert!(read_one("bus", json!("carrier-pigeon")).1[0].contains("\"carrier-pigeon\""));
+    fn a_bus_is_memory_or_nats() {
+        let servers = Secret::new("nats://host");
+        let (config, told) = read_one("bus", json!("nats://host"));
+        assert_eq!((config.bus, told), (BusConfig::Nats { servers, credentials_file: None }, vec![]));
+        let (config, told) = read_one("bus", json!("carrier-pigeon"));
+        assert_eq!(
+            (config.bus, told),
+            (BusConfig::Memory, vec!["engine.bus: there is no bus \"carrier-pigeon\"".into()])
+        );
+        let (config, told) = read_one("bus", json!("nats://host:0"));
+        assert_eq!(told.len(), 1);
+        assert_ne!(config.bus, BusConfig::Memory, "what was meant is known");
         assert_eq!(read_one("bus_credentials_file", json!("x.creds")).1.len(), 1);
     }
 

@@ -239,7 +239,11 @@ impl Checker<'_> {
             if let Err(why) = subject::check_pattern(pattern) {
                 let path = below(self.path, ["allow".into(), "publish".into(), index.into()]);
                 let message = format!("{} is not a pattern of subjects: {why}", words::quoted(pattern));
-                self.found.value(path, message, "\"*\" stands for one word, \">\" for all that follow: \"orders.*.created\"");
+                self.found.value(
+                    path,
+                    message,
+                    "\"*\" stands for one word, \">\" for all that follow: \"orders.*.created\"",
+                );
             }
         }
     }
@@ -258,7 +262,11 @@ impl Checker<'_> {
                 let message = format!("the value has {} bytes, the limit is {MAX_VARIABLE_BYTES}", value.len());
                 self.wrong(&["env_vars", name], message, "put what is large into the module");
             } else if value.contains('\0') {
-                self.wrong(&["env_vars", name], "the value holds a NUL", "a variable's value ends at a NUL: leave it out");
+                self.wrong(
+                    &["env_vars", name],
+                    "the value holds a NUL",
+                    "a variable's value ends at a NUL: leave it out",
+                );
             }
         }
     }

@@ -39,19 +39,25 @@ impl fmt::Debug for Secret {
 /// everything from the first scheme to the last `@` is left out, other servers that lie between them with it.
 pub(super) fn without_credentials(addresses: &str) -> String {
     let Some(at) = addresses.rfind('@') else { return addresses.to_owned() };
-    let start = addresses.find("://").map_or(0, |scheme| scheme + "://".len()).min(at);
+    let start = behind_scheme(addresses, at);
     format!("{}***{}", &addresses[..start], &addresses[at..])
 }
 
-/// A manifest's text as it may be shown: what is set in `env_vars` and the credentials of `bus` are stars. Every byte
+/// Where what stands before the `@` begins: behind the first scheme, unless that is part of the password.
+fn behind_scheme(addresses: &str, at: usize) -> usize {
+    addresses.find("://").map(|scheme| scheme + "://".len()).filter(|start| *start <= at).unwrap_or(0)
+}
+
+/// A manifest's text as it may be shown: what is set in `env_vars` and the credentials of `bus` and `store` are stars. Every byte
 /// keeps its place.
 pub(super) fn presentable(text: &str, places: &Place, broken: bool) -> String {
     let mut hidden = Vec::new();
     if broken {
         hidden = lexically(text);
     }
-    if let Some(bus) = places.get(&"engine".into()).and_then(|engine| engine.get(&"bus".into())) {
-        bus.leaves(&mut |leaf| hidden.push(credentials_within(text, leaf.value.clone())));
+    let engine = places.get(&"engine".into());
+    for address in ["bus", "store"].iter().filter_map(|key| engine?.get(&(*key).into())) {
+        address.leaves(&mut |leaf| hidden.push(credentials_within(text, leaf.value.clone())));
     }
     let functions = places.get(&"functions".into());
     for (_, function) in functions.into_iter().flat_map(Place::keys) {
@@ -77,7 +83,7 @@ fn credentials_within(text: &str, value: Range<usize>) -> Range<usize> {
     let Some(written) = text.get(value.clone()) else { return value };
     match written.rfind('@') {
         Some(at) => {
-            let start = written.find("://").map_or(0, |scheme| scheme + "://".len()).min(at);
+            let start = behind_scheme(written, at);
             value.start + start..value.start + at
         }
         None => 0..0,
@@ -100,12 +106,15 @@ fn lexically(text: &str) -> Vec<Range<usize>> {
         let assigned = if open.is_some() { Some(0) } else { line.find('=') };
         if let Some(assigned) = assigned {
             let named = line.contains("env_vars");
-            let whole = in_environment || in_braces || named || trimmed.starts_with("bus");
+            let addressed = ["bus", "store", "engine"].iter().any(|key| trimmed.starts_with(key));
+            let whole = in_environment || in_braces || named || addressed;
             in_braces = (in_braces || named && line.contains('{')) && !line.contains('}');
             if whole {
                 hidden.push(start + assigned + usize::from(open.is_none())..start + line.len());
             }
-            hidden.extend(quoted(line, assigned, &mut open).into_iter().map(|range| start + range.start..start + range.end));
+            hidden.extend(
+                quoted(line, assigned, &mut open).into_iter().map(|range| start + range.start..start + range.end),
+            );
         }
         start += line.len();
     }
@@ -188,7 +197,7 @@ mod tests {
         for secret in ["hunter2", "4711", "hünter2", "nter2"] {
             assert!(!shown.contains(secret), "{shown}");
         }
-        for part in ["\"nats://***********@one\"", "module = \"a.wasm\"", "KEY = \"*******\"", "PIN = ****"] {
+        for part in ["\"nats://**********@one\"", "module = \"a.wasm\"", "KEY = \"*******\"", "PIN = ****"] {
             assert!(shown.contains(part), "{part:?} is not in\n{shown}");
         }
     }

@@ -262,7 +262,9 @@ mod tests {
             deep = format!("{{ {path} = {deep} }}");
         }
         // The second text makes the parser drop what it has read before.
-        for text in [format!("a = {deep}\n"), format!("a.b = 1\na = {deep}\n"), "[".repeat(100_000), "{a=".repeat(100_000)] {
+        for text in
+            [format!("a = {deep}\n"), format!("a.b = 1\na = {deep}\n"), "[".repeat(100_000), "{a=".repeat(100_000)]
+        {
             let parsed = parse(&text);
             assert!(!parsed.mistakes.is_empty() || !parsed.problems.is_empty());
         }

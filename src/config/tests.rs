@@ -15,12 +15,17 @@ pub(super) fn kinds() -> Kinds {
     kinds
 }
 
-/// The kinds of this build whose crates the library's tests can see.
+/// The kinds of this build, with nothing behind them.
 pub(super) fn real_kinds() -> Kinds {
-    #[cfg_attr(not(any(feature = "http", feature = "cron")), expect(unused_mut, reason = "there is nothing to add"))]
+    #[cfg_attr(
+        not(any(feature = "http", feature = "pubsub", feature = "cron")),
+        expect(unused_mut, reason = "there is nothing to add")
+    )]
     let mut kinds = Kinds::new();
     #[cfg(feature = "http")]
     kinds.add(trigger_http::Http::default()).unwrap();
+    #[cfg(feature = "pubsub")]
+    kinds.add(trigger_pubsub::Pubsub::checks_only(true)).unwrap();
     #[cfg(feature = "cron")]
     kinds.add(trigger_cron::Cron::default()).unwrap();
     kinds
@@ -109,10 +114,49 @@ mod arbitrary {
     /// Pieces that manifests are made of, so that what comes together is often nearly one.
     fn pieces() -> impl Strategy<Value = String> {
         let words = [
-            "[engine]\n", "[functions.one]\n", "[[functions.one.triggers]]\n", "[functions.one.env_vars]\n", "module", "type",
-            "tune", "bus", "store", "name", "env_vars", "retry", "allow", "publish", "triggers", "functions", "engine", " = ",
-            "\"job\"", "\"http\"", "\"memory\"", "\"nats://a:b@c\"", "{", "}", "[", "]", ",", "\n", ".", "0", "-1", "1e9", "nan",
-            "true", "\"", "'", "\"\"\"", "#", "é", "\0", "2027-01-01", "max_depth", "timeout_seconds",
+            "[engine]\n",
+            "[functions.one]\n",
+            "[[functions.one.triggers]]\n",
+            "[functions.one.env_vars]\n",
+            "module",
+            "type",
+            "tune",
+            "bus",
+            "store",
+            "name",
+            "env_vars",
+            "retry",
+            "allow",
+            "publish",
+            "triggers",
+            "functions",
+            "engine",
+            " = ",
+            "\"job\"",
+            "\"http\"",
+            "\"memory\"",
+            "\"nats://a:b@c\"",
+            "{",
+            "}",
+            "[",
+            "]",
+            ",",
+            "\n",
+            ".",
+            "0",
+            "-1",
+            "1e9",
+            "nan",
+            "true",
+            "\"",
+            "'",
+            "\"\"\"",
+            "#",
+            "é",
+            "\0",
+            "2027-01-01",
+            "max_depth",
+            "timeout_seconds",
         ];
         prop::collection::vec(prop::sample::select(words.to_vec()), 0..40).prop_map(|words| words.concat())
     }

@@ -119,9 +119,10 @@ impl<'a> Triggers<'a> {
             let number = of_kind.entry(kind).and_modify(|number| *number += 1).or_insert(1);
             let default = if *number == 1 { kind.to_string() } else { format!("{kind}-{number}") };
             let before = found.len();
-            let validator = self.validators.entry(kind).or_insert_with(|| {
-                Validator::new(shape(self.kinds, kind).unwrap_or(Value::Bool(true)))
-            });
+            let validator = self
+                .validators
+                .entry(kind)
+                .or_insert_with(|| Validator::new(shape(self.kinds, kind).unwrap_or(Value::Bool(true))));
             validator.sift(&mut section, &path, found);
             let name = section.get("name").and_then(Value::as_str).map_or(default, str::to_owned);
             if let Err((message, help)) = names::check("a trigger", &name) {

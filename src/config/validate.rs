@@ -73,7 +73,14 @@ impl Validator {
 
     /// Records every mistake in the section at `path` and takes what is mistaken out of it.
     pub(super) fn sift(&self, section: &mut Value, path: &[Step], found: &mut Found) {
-        let mut sieve = Sieve { schema: &self.schema, path, found, seen: HashSet::new(), gone: Vec::new() };
+        let mut sieve = Sieve {
+            schema: &self.schema,
+            path,
+            found,
+            told: HashSet::new(),
+            misspelt: HashSet::new(),
+            gone: Vec::new(),
+        };
         let mut mistakes = Vec::new();
         for error in self.compiled.iter_errors(section) {
             collect(&error, &mut mistakes);
@@ -132,37 +139,55 @@ struct Sieve<'a> {
     schema: &'a Value,
     path: &'a [Step],
     found: &'a mut Found,
-    /// What was told, or is told by another message: JSON pointers into the section.
-    seen: HashSet<String>,
+    /// What was told.
+    told: HashSet<String>,
+    /// Keys that are missing because they are misspelt.
+    misspelt: HashSet<String>,
     gone: Vec<Vec<Step>>,
 }
 
 impl Sieve<'_> {
     fn tell(&mut self, section: &Value, Mistake { mut steps, schema, what }: Mistake) {
         let value = resolve(section, &mut steps);
-        let schema = self.schema.pointer(&schema).unwrap_or(&Value::Null);
+        let pointer_to_schema = schema;
+        let schema = self.schema.pointer(&pointer_to_schema).unwrap_or(&Value::Null);
         match what {
             What::Unknown(keys) => {
                 let known = properties(schema);
                 keys.into_iter().for_each(|key| self.unknown(&steps, key, &known));
             }
             What::Missing(key) => {
-                if self.first(&below(&steps, [Step::Key(key.clone())])) {
+                let path = below(&steps, [Step::Key(key.clone())]);
+                if self.first(&path) && !self.misspelt.contains(&pointer(&path)) {
                     let help = words::meaning(&schema["properties"][&key]);
                     let help = help.unwrap_or_else(|| "write it".to_owned());
-                    self.found.value(below(self.path, below(&steps, [Step::Key(key)])), "this key is missing", help);
+                    self.found.value(below(self.path, path), "this key is missing", help);
                 }
             }
             What::Other => {
                 if self.first(&steps) {
                     let secret = steps.first() == Some(&Step::from("env_vars"));
+                    let bare = value.is_some_and(|value| value.is_number() || value.is_boolean());
+                    let help = match schema["type"].as_str() {
+                        Some("string") if bare => "put it in quotes".to_owned(),
+                        _ => self.meaning(&pointer_to_schema).unwrap_or_else(|| "change it".to_owned()),
+                    };
                     let value = value.map_or_else(|| "nothing".to_owned(), |value| words::found(value, secret));
                     let message = format!("expected {}, found {value}", words::expected(schema));
-                    let help = words::meaning(schema);
-                    self.found.push(Problem { path: below(self.path, steps.iter().cloned()), message, help }, At::Value);
+                    self.found.value(below(self.path, steps.iter().cloned()), message, help);
                 }
                 self.gone.push(steps);
             }
+        }
+    }
+
+    /// What a schema says about itself, or the nearest one above it that says something.
+    fn meaning(&self, mut schema: &str) -> Option<String> {
+        loop {
+            if let Some(meaning) = self.schema.pointer(schema).and_then(words::meaning) {
+                return Some(meaning);
+            }
+            schema = schema.rsplit_once('/')?.0;
         }
     }
 
@@ -178,15 +203,20 @@ impl Sieve<'_> {
             self.found.key(below(self.path, path.iter().cloned()), "unknown key", help);
         }
         if let Some(meant) = meant {
-            self.first(&below(steps, [Step::from(meant)]));
+            self.misspelt.insert(pointer(&below(steps, [Step::from(meant)])));
         }
         self.gone.push(path);
     }
 
     /// Whether nothing was told about this place so far.
     fn first(&mut self, steps: &[Step]) -> bool {
-        self.seen.insert(format!("{steps:?}"))
+        self.told.insert(pointer(steps))
     }
+}
+
+/// Steps as a text that no other steps have.
+fn pointer(steps: &[Step]) -> String {
+    format!("{steps:?}")
 }
 
 /// The value at these steps. A key of digits looks like an index in a pointer; the section tells what it is.
@@ -273,14 +303,14 @@ mod tests {
         assert_eq!(
             told,
             [
-                "top.env_vars.KEY: expected a string, found a number; ",
-                "top.map.0: expected a string, found 1; ",
-                "top.method: expected a string or an array of strings, found 5; ",
+                "top.env_vars.KEY: expected a string, found a number; put it in quotes",
+                "top.map.0: expected a string, found 1; put it in quotes",
+                "top.method: expected a string or an array of strings, found 5; change it",
                 "top.sise (key): unknown key; did you mean `size`?",
                 "top.size: expected a whole number from 1 to 9, found 10; How much.",
                 "top.strange (key): unknown key; known here: env_vars, map, method, path, size and tags",
-                "top.tags[1]: expected a string, found 1; ",
-                "top.tags[2]: expected a string, found 2; ",
+                "top.tags[1]: expected a string, found 1; put it in quotes",
+                "top.tags[2]: expected a string, found 2; put it in quotes",
             ]
         );
     }
@@ -292,7 +322,7 @@ mod tests {
         let (_, told) = sift(schema(), json!({}));
         assert_eq!(told, ["top.path: this key is missing; The way."]);
         let (left, told) = sift(schema(), json!(5));
-        assert_eq!(told, ["top: expected a table, found 5; "]);
+        assert_eq!(told, ["top: expected a table, found 5; change it"]);
         assert_eq!(left, json!({}));
     }
 
@@ -306,6 +336,6 @@ mod tests {
         };
         let schema = json!({ "anyOf": [shape("subject", "size"), shape("stream", "wait")] });
         let (_, told) = sift(schema, json!({ "stream": "S", "wait": "long" }));
-        assert_eq!(told, ["top.wait: expected a whole number, found \"long\"; "]);
+        assert_eq!(told, ["top.wait: expected a whole number, found \"long\"; change it"]);
     }
 }

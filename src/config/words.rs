@@ -33,6 +33,7 @@ fn of_type(word: &str, schema: &Value) -> String {
     match word {
         "string" => match (schema["minLength"].as_u64(), schema["maxLength"].as_u64()) {
             (None | Some(0), None) => "a string".to_owned(),
+            (Some(1), None) => "a string that is not empty".to_owned(),
             (Some(least), None) => format!("a string of at least {least} characters"),
             (None | Some(0), Some(most)) => format!("a string of at most {most} characters"),
             (Some(least), Some(most)) => format!("a string of {least} to {most} characters"),
@@ -149,7 +150,7 @@ mod tests {
         for (schema, words) in [
             (json!({ "type": "string" }), "a string"),
             (json!({ "type": ["string", "null"], "maxLength": 5 }), "a string of at most 5 characters"),
-            (json!({ "type": "string", "minLength": 1 }), "a string of at least 1 characters"),
+            (json!({ "type": "string", "minLength": 1 }), "a string that is not empty"),
             (json!({ "type": "string", "minLength": 1, "maxLength": 5 }), "a string of 1 to 5 characters"),
             (json!({ "type": "integer", "minimum": 1, "maximum": 4096 }), "a whole number from 1 to 4096"),
             (json!({ "type": "number", "minimum": 0.0 }), "a number of at least 0"),

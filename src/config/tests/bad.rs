@@ -30,12 +30,24 @@ path = "/live"
 "#;
     let report = manifest(text).unwrap_err();
     assert_eq!(report.mistakes().len(), 10);
-    insta::assert_snapshot!(report, @"");
+    insta::assert_snapshot!(report, @r#"
+    tripline.toml:3:7: engine.bus: there is no bus "carrier-pigeon" (write "memory", or NATS servers like "nats://127.0.0.1:4222", separated by commas)
+    tripline.toml:4:1: engine.max_dept: unknown key (did you mean `max_depth`?)
+    tripline.toml:8:19: functions.one.memory_limit_mb: expected a whole number from 1 to 4096, found 0 (Memory that one attempt may have, in MiB: linear memories together. At most the engine's `max_memory_mb`.)
+    tripline.toml:9:19: functions.one.timeout_seconds: expected a number from 0.001 to 86400, found "ten" (Wall time of one attempt.)
+    tripline.toml:10:1: functions.one.retry_coun: unknown key (did you mean `retry_count`?)
+    tripline.toml:11:13: functions.one.dlq_topic: "dead..one" is not a subject: it has an empty token (two dots in a row, or a dot at an end) (write words with dots between them: "dead.orders")
+    tripline.toml:15:8: functions.one.triggers[0].tune: no bell plays silence (leave the trigger out)
+    tripline.toml:16:11: functions.one.triggers[0].strokes: expected a whole number from 1 to 12, found 13 (How often.)
+    tripline.toml:19:8: functions.one.triggers[1].type: there is no trigger kind "kafka" (this build has "http", "pubsub", "cron" and "job")
+    tripline.toml:22:8: functions.one.triggers[2].type: the trigger kind "websocket" is not in this build (this build has "http", "pubsub", "cron" and "job")
+    "#);
 }
 
 #[test]
 fn a_text_that_is_no_toml_is_one_mistake_at_its_place() {
-    for (text, place) in [("a = \n b = 1\n", "1:5"), ("[functions.one\nmodule = 1", "1:15"), ("a = 1\na = 2\n", "2:1")] {
+    for (text, place) in [("a = \n b = 1\n", "1:5"), ("[functions.one\nmodule = 1", "1:15"), ("a = 1\na = 2\n", "2:1")]
+    {
         let told = told(text);
         assert_eq!(told.len(), 1, "{told:?}");
         assert!(told[0].starts_with(place), "{told:?}");
@@ -74,7 +86,10 @@ fn the_same_route_twice_is_refused() {
     let route = |path: &str| format!("[[functions.one.triggers]]\ntype = \"http\"\npath = \"{path}\"\n");
     let told = told(&with_function(&[route("/a/{id}"), route("/b"), route("/a/{number}")].concat()));
     assert_eq!(told.len(), 1, "{told:?}");
-    assert!(told[0].starts_with("9:1 functions.one.triggers[2]: conflicts with the trigger http of one (line 3)"), "{told:?}");
+    assert!(
+        told[0].starts_with("9:1 functions.one.triggers[2]: conflicts with the trigger http of one (line 3)"),
+        "{told:?}"
+    );
 }
 
 #[test]
@@ -82,9 +97,8 @@ fn too_many_are_refused_before_they_cost_much() {
     let functions: String = (0..5000).map(|number| format!("[functions.f{number}]\nmodule = \"m\"\n")).collect();
     assert_eq!(told(&functions).len(), 1);
     assert!(told(&functions)[0].contains("at most 4096 functions, this one has 5000"));
-    let bells: String = (0..5000)
-        .map(|number| format!("[[functions.one.triggers]]\ntype = \"job\"\ntune = \"{number}\"\n"))
-        .collect();
+    let bells: String =
+        (0..5000).map(|number| format!("[[functions.one.triggers]]\ntype = \"job\"\ntune = \"{number}\"\n")).collect();
     let told = told(&with_function(&bells));
     assert_eq!(told.len(), 1, "{told:?}");
     assert!(told[0].contains("at most 4096 triggers"), "{told:?}");
@@ -131,9 +145,15 @@ const BAD: &[(&str, &str)] = &[
     ("allow = { publsh = [] }", "functions.one.allow.publsh: unknown key (did you mean `publish`?)"),
     ("name = \"one\"", "functions.one.name: unknown key (known here: "),
     // What belongs together.
-    ("memory_limit_mb = 600", "functions.one.memory_limit_mb: 600 is more than the engine's max_memory_mb, 512"),
-    ("retry_delay_seconds = 301", "functions.one.retry_delay_seconds: the first delay of 301 s is longer than the longest"),
-    ("engine:bus_credentials_file = \"x\"", "engine.bus_credentials_file: the bus is \"memory\", which has no credentials"),
+    ("memory_limit_mb = 1100", "functions.one.memory_limit_mb: 1100 is more than the engine's max_memory_mb, 1024"),
+    (
+        "retry_delay_seconds = 301",
+        "functions.one.retry_delay_seconds: the first delay of 301 s is longer than the longest",
+    ),
+    (
+        "engine:bus_credentials_file = \"x\"",
+        "engine.bus_credentials_file: the bus is \"memory\", which has no credentials",
+    ),
     ("engine:listen = \"127.0.0.1:7071\"", "engine.admin_listen: port 7071 is that of listen already"),
     ("engine:admin_listen = \"0.0.0.0:1\"", "engine.admin_listen: 0.0.0.0:1 is not a loopback address"),
     ("engine:listen = \"7070\"", "engine.listen: \"7070\" is not an address and a port"),
@@ -143,7 +163,10 @@ const BAD: &[(&str, &str)] = &[
     // Subjects.
     ("dlq_topic = \"dead.>\"", "functions.one.dlq_topic: \"dead.>\" is not a subject: wildcard"),
     ("dlq_topic = \"\"", "functions.one.dlq_topic: \"\" is not a subject: it is empty"),
-    ("allow = { publish = [\"a.b\", \"a..b\"] }", "functions.one.allow.publish[1]: \"a..b\" is not a pattern of subjects"),
+    (
+        "allow = { publish = [\"a.b\", \"a..b\"] }",
+        "functions.one.allow.publish[1]: \"a..b\" is not a pattern of subjects",
+    ),
     ("allow = { publish = \"a.b\" }", "functions.one.allow.publish: expected an array of strings, found \"a.b\""),
     // The environment. What is set there is repeated nowhere.
     ("env_vars = { A = 1234 }", "functions.one.env_vars.A: expected a string, found a number"),
@@ -152,18 +175,27 @@ const BAD: &[(&str, &str)] = &[
     ("env_vars = { A = \"\\u0000\" }", "functions.one.env_vars.A: the value holds a NUL"),
     ("env_vars = [\"A=1\"]", "functions.one.env_vars: expected a table, found an array"),
     // Names and modules.
-    ("[functions.\"Two Words\"]\nmodule = \"x\"", "functions.Two Words: a function cannot be called \"Two Words\" (use "),
+    (
+        "[functions.\"Two Words\"]\nmodule = \"x\"",
+        "functions.Two Words: a function cannot be called \"Two Words\" (use ",
+    ),
     ("[functions.two]", "functions.two.module: this key is missing (The file of its module"),
-    ("[functions.two]\nmodule = \"\"", "functions.two.module: expected a string of at least 1 characters, found \"\""),
+    ("[functions.two]\nmodule = \"\"", "functions.two.module: expected a string that is not empty, found \"\""),
     // Triggers.
-    ("[functions.one.triggers]\ntype = \"job\"", "functions.one.triggers: expected an array, found a table (What calls "),
+    (
+        "[functions.one.triggers]\ntype = \"job\"",
+        "functions.one.triggers: expected an array, found a table (What calls ",
+    ),
     ("triggers = [5]", "functions.one.triggers[0]: expected a table, found 5"),
     ("[[functions.one.triggers]]", "functions.one.triggers[0].type: this key is missing (this build has "),
     ("triggers = [{ type = 5 }]", "functions.one.triggers[0].type: expected a trigger kind, found 5"),
     ("triggers = [{ type = \"kafka\" }]", "functions.one.triggers[0].type: there is no trigger kind \"kafka\""),
     ("triggers = [{ type = \"jbo\" }]", "there is no trigger kind \"jbo\" (did you mean \"job\"?"),
     ("triggers = [{ type = \"job\" }]", "functions.one.triggers[0].tune: this key is missing (What is played.)"),
-    ("triggers = [{ type = \"job\", tun = \"a\" }]", "functions.one.triggers[0].tun: unknown key (did you mean `tune`?)"),
+    (
+        "triggers = [{ type = \"job\", tun = \"a\" }]",
+        "functions.one.triggers[0].tun: unknown key (did you mean `tune`?)",
+    ),
     ("triggers = [{ type = \"job\", tune = \"silence\" }]", "functions.one.triggers[0].tune: no bell plays silence"),
     (
         "triggers = [{ type = \"job\", tune = \"a\", strokes = 13 }]",
