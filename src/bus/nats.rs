@@ -201,18 +201,18 @@ impl NatsBus {
             // It also says to those who subscribe to the subject that the reply subject is not theirs to answer.
             publish = publish.message_id(uuid::Uuid::now_v7().to_string());
         }
-        let unavailable =
-            |error: String| BusError::Unavailable(format!("the stream did not take the message: {error}"));
-        let sent = self.js.send_publish(String::from(message.subject.clone()), publish).await;
-        match sent.map_err(|error| unavailable(error.to_string()))?.await {
-            Ok(_) => Ok(true),
-            Err(error) => {
-                self.coverage.forget(&message.subject);
-                match error.kind() {
-                    AckErrorKind::StreamNotFound => Ok(false),
-                    _ => Err(unavailable(error.to_string())),
-                }
+        let sent = match self.js.send_publish(String::from(message.subject.clone()), publish).await {
+            Ok(acknowledgement) => acknowledgement.await,
+            Err(error) => Err(error),
+        };
+        let Err(error) = sent else { return Ok(true) };
+        self.coverage.forget(&message.subject);
+        match error.kind() {
+            AckErrorKind::StreamNotFound => Ok(false),
+            AckErrorKind::MaxPayloadExceeded => {
+                Err(BusError::TooLarge { size: message.payload.len(), limit: self.max_payload_bytes() })
             }
+            _ => Err(BusError::Unavailable(format!("the stream did not take the message: {error}"))),
         }
     }
 

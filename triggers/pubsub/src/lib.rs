@@ -5,8 +5,8 @@
 //! stream (JetStream) ─pull─► message ─► event ─► the engine ─► answer ─► ack · nak with delay · term
 //! ```
 //!
-//! Two sources in one kind, since what a function sees is the same: [`subscribe`](mod@subscribe) takes messages of a
-//! subject from the bus, in process or over NATS; [`stream`](mod@stream) pulls them from a durable JetStream consumer.
+//! Two sources in one kind, since what a function sees is the same: `subscribe` takes messages of a subject from
+//! the bus, in process or over NATS; `stream` pulls them from a durable JetStream consumer.
 //! They differ in who has a message when an attempt fails, which is all the engine asks. This crate refuses to know
 //! what a retry is: it tells the source what the answer means there.
 

@@ -48,7 +48,8 @@ pub(crate) async fn bind(bus: Arc<dyn Bus>, settings: SubjectSettings) -> Result
 impl SubjectTrigger {
     pub(crate) async fn run(mut self, cx: TriggerContext) -> Result<(), TriggerError> {
         let Some(subscription) = self.subscribed(&cx).await? else { return Ok(()) };
-        let Subscription { mut messages, stop, dropped } = subscription;
+        let Subscription { messages, stop, dropped } = subscription;
+        let mut messages = messages.fuse();
         let slots = Arc::new(Semaphore::new(self.settings.max_in_flight as usize));
         let worker = Arc::new(Worker {
             cx: cx.clone(),
