@@ -26,6 +26,7 @@ pub(crate) mod fakes;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -237,9 +238,10 @@ impl Document {
 
     fn report_found(&self, found: Vec<(Problem, At)>) -> Report {
         // What could not be kept is told once, not again by those who miss it.
-        let told = |problem: &Problem| self.parsed.problems.iter().any(|first| first.path == problem.path);
+        let path = |problem: &Problem| trigger_core::display_path(&problem.path).to_string();
+        let told: HashSet<String> = self.parsed.problems.iter().map(path).collect();
         let first = self.parsed.problems.iter().cloned().map(|problem| (problem, At::Value));
-        let others = found.into_iter().filter(|(problem, _)| !told(problem));
+        let others = found.into_iter().filter(|(problem, _)| !told.contains(&path(problem)));
         let mistakes = first.chain(others).map(|(problem, at)| match at {
             At::Value => self.reporter.locate(&self.parsed.places, problem),
             At::Key => self.reporter.locate_key(&self.parsed.places, problem),

@@ -1,42 +1,36 @@
-//! Addresses of NATS servers, as they are written in `bus`.
+//! Addresses of NATS servers, as they are written in `bus`. What they mean is told by the bus itself.
+
+use crate::bus::NatsConfig;
+use crate::bus::nats::ParseError;
 
 use super::words;
+
+/// The longest list of addresses, in bytes.
+const MAX_BYTES: usize = 4096;
 
 /// What is wrong with NATS addresses, and what would be right. Never repeats what may be a password.
 pub(super) fn mistake(typed: &str) -> Option<(String, String)> {
     let help = "write \"memory\", or NATS servers like \"nats://127.0.0.1:4222\", separated by commas".to_owned();
-    if typed.chars().any(|char| char.is_control()) || typed.len() > 4096 {
-        return Some(("the bus is no address".to_owned(), help));
+    if typed.len() > MAX_BYTES {
+        return Some((format!("the bus has {} bytes of addresses, the limit is {MAX_BYTES}", typed.len()), help));
     }
-    for server in typed.split(',').map(str::trim) {
-        let Some((scheme, rest)) = server.split_once("://") else {
-            let shown = if typed.contains('@') { "what is written".to_owned() } else { words::quoted(server) };
-            return Some((format!("there is no bus {shown}"), help));
-        };
-        if !matches!(scheme, "nats" | "tls") {
-            let shown = if typed.contains('@') { "its scheme".to_owned() } else { words::quoted(scheme) };
-            return Some((format!("a bus is reached by \"nats\" or \"tls\", not by {shown}"), help));
-        }
-        let host = rest.rsplit('@').next().unwrap_or_default().trim_end_matches('/');
-        let (name, port) = match host.rsplit_once(':') {
-            // An IPv6 address without a port ends with a bracket.
-            Some(_) if host.ends_with(']') => (host, None),
-            Some((name, port)) => (name, Some(port)),
-            None => (host, None),
-        };
-        let bracketed = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
-        let named = match bracketed {
-            Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
-            None => !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte)),
-        };
-        if !named {
-            return Some(("an address of the bus names no host".to_owned(), help));
-        }
-        if port.is_some_and(|port| port.parse::<u16>().is_err() || port == "0") {
-            return Some(("an address of the bus has no port from 1 to 65535 behind its \":\"".to_owned(), help));
-        }
+    // Whoever writes no scheme meant another bus, or misspelt one.
+    if let Some(server) = typed.split(',').map(str::trim).find(|server| !server.contains("://")) {
+        let shown = if typed.contains('@') { "what is written".to_owned() } else { words::quoted(server) };
+        return Some((format!("there is no bus {shown}"), help));
     }
-    None
+    let error = typed.parse::<NatsConfig>().err()?;
+    // These repeat a part of what is written, and a password with a comma or a slash in it looks like such a part.
+    let repeats = matches!(error, ParseError::Scheme { .. } | ParseError::Host { .. } | ParseError::Port { .. });
+    if typed.contains('@') && repeats {
+        let message = "the servers of the bus cannot be told apart from their credentials";
+        return Some((message.to_owned(), "percent-encode '@', ':', '/', ',' and '%' in credentials".to_owned()));
+    }
+    let error = error.to_string();
+    Some(match error.split_once("; ") {
+        Some((message, help)) => (message.to_owned(), help.to_owned()),
+        None => (error, help),
+    })
 }
 
 #[cfg(test)]
@@ -57,15 +51,21 @@ mod tests {
             "nats://host:x",
             "nats://one,two",
             "nats://[x]",
-            "nats://a\n",
+            "nats://a\nb",
             "nats://u:hunter2@",
             "nats://u:hunter2@host:70000",
             "nats://u:hun,ter2@host",
+            "nats://u:hunter2@one,nats://v:hunter2@two",
+            "nats://u:hun/ter2@host",
             "u:hunter2@host",
             "hunter2://u@host",
         ] {
             let (message, help) = mistake(bad).expect(bad);
-            assert!(!message.contains("ter2") && help.contains("nats://"), "{message}");
+            assert!(!message.contains("ter2") && !message.contains("hun") && !help.contains("ter2"), "{message}");
         }
+        assert!(mistake(&"nats://host,".repeat(1000)).unwrap().0.contains("the limit is 4096"));
+        let (message, help) = mistake("nats://host:0").unwrap();
+        assert_eq!(message, "server 1 of the bus has the port \"0\"");
+        assert_eq!(help, "choose from 1 to 65535");
     }
 }

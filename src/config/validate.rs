@@ -11,6 +11,9 @@ use trigger_core::{Problem, Step};
 
 use super::words;
 
+/// How many unknown keys of a section are compared with those that are known.
+const MAX_SUGGESTIONS: usize = 1000;
+
 /// What was found so far.
 #[derive(Debug, Default)]
 pub(super) struct Found {
@@ -192,7 +195,8 @@ impl Sieve<'_> {
     }
 
     fn unknown(&mut self, steps: &[Step], key: String, known: &[&str]) {
-        let meant = words::suggestion(&key, known.iter().copied());
+        let few = self.gone.len() < MAX_SUGGESTIONS;
+        let meant = if few { words::suggestion(&key, known.iter().copied()) } else { None };
         let help = match meant {
             Some(meant) => format!("did you mean `{meant}`?"),
             None if known.is_empty() => "no keys are known here".to_owned(),
