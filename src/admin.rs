@@ -87,9 +87,9 @@ fn router(engine: Arc<Engine>) -> Router {
 /// Refuses what a web page could send.
 async fn only_local(State(()): State<()>, request: Request, next: Next) -> Response {
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let name = host.rsplit_once(':').map_or(host, |(name, port)| {
-        if port.bytes().all(|byte| byte.is_ascii_digit()) { name } else { host }
-    });
+    let name = host
+        .rsplit_once(':')
+        .map_or(host, |(name, port)| if port.bytes().all(|byte| byte.is_ascii_digit()) { name } else { host });
     if !matches!(name, "localhost" | "127.0.0.1" | "[::1]") || request.headers().contains_key(header::ORIGIN) {
         let body = "the admin API answers programs on this machine, not web pages\n";
         return (StatusCode::FORBIDDEN, body).into_response();

@@ -112,7 +112,12 @@ fn storage(config: &EngineConfig) -> (SqliteSettings, Option<PathBuf>) {
 
 impl Engine {
     /// Opens the store and makes the parts. Runs nothing yet.
-    pub fn new(manifest: &Path, config: EngineConfig, bus: Arc<dyn Bus>, kinds: Arc<Kinds>) -> Result<Arc<Self>, Error> {
+    pub fn new(
+        manifest: &Path,
+        config: EngineConfig,
+        bus: Arc<dyn Bus>,
+        kinds: Arc<Kinds>,
+    ) -> Result<Arc<Self>, Error> {
         let (settings, cache_dir) = storage(&config);
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(settings)?);
         let executor = WasmExecutor::new(
@@ -193,7 +198,9 @@ impl Engine {
         let document = Document::read(&self.manifest)?;
         let Manifest { engine, functions } = document.manifest(&self.kinds)?;
         if engine != self.config {
-            tracing::warn!("[engine] has changed: its settings are taken at the next start, functions and triggers now");
+            tracing::warn!(
+                "[engine] has changed: its settings are taken at the next start, functions and triggers now"
+            );
         }
         let deploys = read_modules(&document, &functions, &*self.executor)?;
         let triggers: Vec<_> = functions.iter().flat_map(|function| function.triggers.iter().cloned()).collect();

@@ -488,7 +488,8 @@ fn shown_headers(headers: &trigger_core::Headers) -> serde_json::Value {
 
 /// Whether a header of this name carries a credential, by the names that are in use.
 fn is_credential(name: &str) -> bool {
-    const PARTS: &[&str] = &["authorization", "cookie", "token", "secret", "password", "api-key", "apikey", "signature"];
+    const PARTS: &[&str] =
+        &["authorization", "cookie", "token", "secret", "password", "api-key", "apikey", "signature"];
     let name = name.to_ascii_lowercase();
     PARTS.iter().any(|part| name.contains(part))
 }

@@ -85,7 +85,8 @@ impl Supervisor {
         let mut gone = Vec::new();
         {
             let mut running = self.running.lock();
-            let fresh: Vec<_> = bound.fresh.into_iter().map(|(row, binding, trigger)| self.start(row, binding, trigger)).collect();
+            let fresh: Vec<_> =
+                bound.fresh.into_iter().map(|(row, binding, trigger)| self.start(row, binding, trigger)).collect();
             let unwanted: Vec<String> = running.keys().filter(|path| !bound.keep.contains(path)).cloned().collect();
             gone.extend(unwanted.iter().filter_map(|path| running.remove(path)));
             for one in fresh {
@@ -121,12 +122,8 @@ impl Supervisor {
             tasks: TaskTracker::new(),
             health,
         };
-        let running = Running {
-            row: row.clone(),
-            shutdown: cx.shutdown.clone(),
-            tasks: cx.tasks.clone(),
-            health: health_seen,
-        };
+        let running =
+            Running { row: row.clone(), shutdown: cx.shutdown.clone(), tasks: cx.tasks.clone(), health: health_seen };
         cx.tasks.spawn(keep_running(self.kinds.clone(), row, cx.clone(), trigger));
         running
     }

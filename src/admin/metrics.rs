@@ -21,15 +21,16 @@ pub(super) fn routes() -> Router<Arc<Engine>> {
 /// Ready while the store answers. A trigger or a bus that is away is told, but the others work, so it does not make
 /// the engine unready.
 async fn ready(State(engine): State<Arc<Engine>>) -> Response {
-    let degraded: Vec<String> = engine
-        .bus
-        .degraded()
-        .map(|why| format!("bus: {why}"))
-        .into_iter()
-        .chain(engine.triggers().into_iter().filter_map(|trigger| {
-            trigger.degraded.map(|why| format!("trigger {}: {why}", trigger.row.binding.path()))
-        }))
-        .collect();
+    let degraded: Vec<String> =
+        engine
+            .bus
+            .degraded()
+            .map(|why| format!("bus: {why}"))
+            .into_iter()
+            .chain(engine.triggers().into_iter().filter_map(|trigger| {
+                trigger.degraded.map(|why| format!("trigger {}: {why}", trigger.row.binding.path()))
+            }))
+            .collect();
     let store = engine.store.depths().await;
     let status = if store.is_ok() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body = serde_json::json!({

@@ -76,14 +76,15 @@ fn bus_label(engine: &Engine) -> String {
 /// Commands that work here: one for each kind of trigger that is live, then where to look.
 fn suggestions(triggers: &[&TriggerRow], addresses: Addresses) -> Vec<String> {
     let first = |kind: Kind| triggers.iter().find(|row| row.binding.trigger_type == kind);
-    let admin = if addresses.admin.port() == 7071 { String::new() } else { format!(" --admin http://{}", addresses.admin) };
+    let admin =
+        if addresses.admin.port() == 7071 { String::new() } else { format!(" --admin http://{}", addresses.admin) };
     let mut suggestions = Vec::new();
     if let (Some(row), Some(public)) = (first(Kind::Http), addresses.public) {
         let path = row.config["path"].as_str().unwrap_or("/");
         suggestions.push(format!("curl -i {}http://{public}{}", method_option(row), fill(path)));
     }
     if let Some(subject) = triggers.iter().find_map(|row| row.config["subject"].as_str()) {
-        let subject = subject.replace('*', "1").replace('>', "1");
+        let subject = subject.replace(['*', '>'], "1");
         suggestions.push(format!("tripline publish {subject} '{{\"hello\":\"world\"}}'{admin}"));
     }
     suggestions.push(format!("tripline traces{admin}"));

@@ -65,8 +65,7 @@ impl Client {
             anyhow::Ok((status, body))
         };
         let exchange = tokio::time::timeout(DEADLINE, exchange).await;
-        let (status, body) =
-            exchange.with_context(|| format!("no answer within {} s", DEADLINE.as_secs()))??;
+        let (status, body) = exchange.with_context(|| format!("no answer within {} s", DEADLINE.as_secs()))??;
         if !status.is_success() {
             bail!("{}", explain(status, &body));
         }

@@ -10,8 +10,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use super::client::{Client, encode};
 use super::Publish;
+use super::client::{Client, encode};
 use crate::admin::{
     FunctionView, InvocationView, Listing, PublishRequest, PublishView, ReloadView, TriggerView, VersionView,
 };

@@ -24,11 +24,8 @@ fn outcome(row: &TraceRow) -> String {
 }
 
 async fn list(client: &Client, traces: Traces) -> anyhow::Result<()> {
-    let query = query(&[
-        ("function", traces.function),
-        ("outcome", traces.outcome),
-        ("limit", Some(traces.limit.to_string())),
-    ]);
+    let query =
+        query(&[("function", traces.function), ("outcome", traces.outcome), ("limit", Some(traces.limit.to_string()))]);
     let listing: Listing<TraceRow> = client.get(&format!("/api/v1/traces{query}")).await?;
     if client.json {
         return json(&listing);

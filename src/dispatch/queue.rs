@@ -187,7 +187,8 @@ impl Dispatcher {
                 // A redriven event is given its whole age again.
                 let redriven = queued.redrive_count > 0;
                 let first_try = queued.attempts.first().map(|first| first.started_at);
-                let first_seen = if redriven { first_try.unwrap_or_else(Utc::now) } else { running.invocation.received_at };
+                let first_seen =
+                    if redriven { first_try.unwrap_or_else(Utc::now) } else { running.invocation.received_at };
                 let decision = decide(&version, running.invocation.attempt, first_seen, &failure);
                 let attempt = running.failed_attempt(&failure, decision);
                 match decision {

@@ -96,7 +96,8 @@ fn failing(failures: u32, failure: Failure) -> (NativeExecutor, Arc<AtomicU32>) 
     let counter = made.clone();
     let executor = NativeExecutor::new(move |invocation: &InvocationContext| {
         let number = counter.fetch_add(1, Ordering::SeqCst) + 1;
-        let result = if number <= failures { Err(failure.clone()) } else { Ok(Response::from(invocation.payload.clone())) };
+        let result =
+            if number <= failures { Err(failure.clone()) } else { Ok(Response::from(invocation.payload.clone())) };
         Box::pin(async move { native_attempt(result) })
     });
     (executor, made)
@@ -278,7 +279,8 @@ async fn an_overloaded_engine_turns_inline_events_away_and_keeps_queued_ones() {
         gate.add_permits(2);
     });
     assert!(matches!(held, Answer::Ok(_)));
-    eventually("the queued event to run", || rig.outcomes().iter().filter(|(_, word)| *word == "ok").count() == 2).await;
+    eventually("the queued event to run", || rig.outcomes().iter().filter(|(_, word)| *word == "ok").count() == 2)
+        .await;
 }
 
 #[tokio::test]

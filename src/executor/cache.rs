@@ -116,7 +116,8 @@ impl Cache {
             entries.remove(&digest);
             return;
         };
-        compiled.touch(self.clock.fetch_add(1, Ordering::Relaxed) + 1);
+        // Whatever is used from now on is newer than this.
+        compiled.touch(self.clock.fetch_add(1, Ordering::Relaxed));
         entries.insert(digest, Entry::Made(compiled.clone()));
         self.evict(&mut entries, digest);
     }
@@ -137,7 +138,9 @@ impl Cache {
                     oldest = Some((used, digest));
                 }
             }
-            let Some((_, oldest)) = oldest.filter(|_| count > self.max_entries || bytes > self.max_bytes) else { return };
+            let Some((_, oldest)) = oldest.filter(|_| count > self.max_entries || bytes > self.max_bytes) else {
+                return;
+            };
             entries.remove(&oldest);
         }
     }

@@ -25,7 +25,10 @@ pub(super) fn check(pre: InstancePre<Guest>) -> wasmtime::Result<InstancePre<Gue
 }
 
 /// Runs the command; when its instance was ready, and how it ended.
-pub(super) async fn call(store: &mut Store<Guest>, pre: &InstancePre<Guest>) -> (Option<Instant>, wasmtime::Result<()>) {
+pub(super) async fn call(
+    store: &mut Store<Guest>,
+    pre: &InstancePre<Guest>,
+) -> (Option<Instant>, wasmtime::Result<()>) {
     let instance = match pre.instantiate_async(&mut *store).await {
         Ok(instance) => instance,
         Err(error) => return (None, Err(error)),

@@ -46,7 +46,9 @@ impl Code {
     pub(super) fn compile(engine: &Engine, abi: Abi, bytes: &[u8]) -> Result<Self, ModuleError> {
         let refused = |error: wasmtime::Error| ModuleError::Compile(format!("{error:#}"));
         match abi {
-            Abi::Component | Abi::WasiHttp => Component::from_binary(engine, bytes).map(Code::Component).map_err(refused),
+            Abi::Component | Abi::WasiHttp => {
+                Component::from_binary(engine, bytes).map(Code::Component).map_err(refused)
+            }
             Abi::Command => Module::from_binary(engine, bytes).map(Code::Core).map_err(refused),
         }
     }

@@ -54,7 +54,8 @@ fn kind(kind: Kind) -> wit::TriggerKind {
 pub(super) fn check(component: &Component) -> wasmtime::Result<()> {
     let engine = component.engine();
     let exports = component.component_type();
-    let Some(types::ComponentItem::ComponentFunc(handle)) = exports.get_export(engine, HANDLE).map(|item| item.ty) else {
+    let Some(types::ComponentItem::ComponentFunc(handle)) = exports.get_export(engine, HANDLE).map(|item| item.ty)
+    else {
         wasmtime::bail!("its `{HANDLE}` is not a function");
     };
     if handle.params().len() != 2 || handle.results().len() != 1 {

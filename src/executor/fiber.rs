@@ -38,7 +38,9 @@ impl GuestThreads {
                     let _ = rustix::process::setpriority_process(None, NICENESS);
                 })
                 .build()
-                .inspect_err(|error| tracing::warn!("cannot start threads for guests, they share the engine's: {error}"))
+                .inspect_err(|error| {
+                    tracing::warn!("cannot start threads for guests, they share the engine's: {error}")
+                })
                 .ok()
         };
         self.runtime.get_or_init(start).as_ref()

@@ -160,9 +160,8 @@ impl ResourceLimiter for Limits {
     fn table_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
         let total = self.table_elements.saturating_add(desired.saturating_sub(current));
         if total > MAX_TABLE_ELEMENTS {
-            return Ok(self.refuse(|| {
-                format!("the guest asked for {total} table elements, the limit is {MAX_TABLE_ELEMENTS}")
-            }));
+            return Ok(self
+                .refuse(|| format!("the guest asked for {total} table elements, the limit is {MAX_TABLE_ELEMENTS}")));
         }
         self.table_elements = total;
         Ok(true)

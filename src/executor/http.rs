@@ -82,12 +82,15 @@ fn cloud_event(invocation: &InvocationContext) -> Request<Full<Bytes>> {
     request
 }
 
+/// The guest's response: its head, and its body as far as it could be taken.
+type Taken = Result<(http::response::Parts, Result<Bytes, Body>), ErrorCode>;
+
 /// How a call went, and when its instance was ready.
 pub(super) struct Called {
     pub(super) ready: Option<Instant>,
     pub(super) result: wasmtime::Result<()>,
-    /// What the guest answered, if it did; its body as far as the limit.
-    answered: Option<Result<(http::response::Parts, Result<Bytes, Body>), ErrorCode>>,
+    /// What the guest answered, if it did.
+    answered: Option<Taken>,
 }
 
 /// Why there is no body.
@@ -121,10 +124,7 @@ pub(super) async fn call(store: &mut Store<Guest>, pre: &ProxyPre<Guest>, reques
     Called { ready, result, answered }
 }
 
-async fn take(
-    receiver: tokio::sync::oneshot::Receiver<Answered>,
-    limit: usize,
-) -> Option<Result<(http::response::Parts, Result<Bytes, Body>), ErrorCode>> {
+async fn take(receiver: tokio::sync::oneshot::Receiver<Answered>, limit: usize) -> Option<Taken> {
     let response = match receiver.await.ok()? {
         Ok(response) => response,
         Err(error) => return Some(Err(error)),
@@ -151,7 +151,9 @@ pub(super) fn answer(called: Called, guest: &Guest, invocation: Told) -> Result<
     let bad = |message: String| Failure::new(FailureCode::BadOutput, message);
     match called.answered {
         None => Err(bad("the guest returned without a response".to_owned())),
-        Some(Err(code)) => Err(Failure::new(FailureCode::GuestError, format!("the guest answered with an error: {code:?}"))),
+        Some(Err(code)) => {
+            Err(Failure::new(FailureCode::GuestError, format!("the guest answered with an error: {code:?}")))
+        }
         Some(Ok((_, Err(Body::TooLarge)))) => Err(too_large(format!("more than {limit}"), limit)),
         Some(Ok((_, Err(Body::Broken(why))))) => Err(bad(format!("the guest's response broke off: {why}"))),
         Some(Ok((parts, Ok(body)))) => {

@@ -154,7 +154,10 @@ async fn every_attempt_begins_with_fresh_memory_and_globals() {
 async fn a_declared_failure_arrives_with_what_should_follow() {
     let rig = Rig::new(guest("steer.component.wat"));
     let permanent = rig.call("p").await.result.unwrap_err();
-    assert_eq!((permanent.code, permanent.retryable, &*permanent.message), (FailureCode::GuestError, false, "told to fail"));
+    assert_eq!(
+        (permanent.code, permanent.retryable, &*permanent.message),
+        (FailureCode::GuestError, false, "told to fail")
+    );
     let later = rig.call("l").await.result.unwrap_err();
     assert_eq!(later.retry_after, Some(Duration::from_millis(1500)));
 }

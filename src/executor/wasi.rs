@@ -31,7 +31,7 @@ pub(super) struct Wasi {
 /// One of the two forms that WASI comes in.
 enum Context {
     /// For core modules (preview 1).
-    Command(Box<WasiP1Ctx>),
+    Command(WasiP1Ctx),
     /// For components.
     Component { wasi: WasiCtx, table: ResourceTable, http: WasiHttpCtx, requests: NoRequests },
 }
@@ -44,7 +44,8 @@ impl Wasi {
         builder.stdout(stdout.clone()).stderr(stderr.clone());
         let mut table = ResourceTable::new();
         table.set_max_capacity(MAX_RESOURCES);
-        let context = Context::Component { wasi: builder.build(), table, http: WasiHttpCtx::new(), requests: NoRequests };
+        let context =
+            Context::Component { wasi: builder.build(), table, http: WasiHttpCtx::new(), requests: NoRequests };
         Self { context, streams: vec![stdout, stderr], logs }
     }
 
@@ -57,7 +58,7 @@ impl Wasi {
         let mut builder = builder(guest);
         builder.stdin(MemoryInputPipe::new(input)).stdout(answer.clone()).stderr(stderr.clone());
         builder.arg(&guest.version.definition.name);
-        let context = Context::Command(Box::new(builder.build_p1()));
+        let context = Context::Command(builder.build_p1());
         (Self { context, streams: vec![stderr], logs }, answer)
     }
 
@@ -127,7 +128,8 @@ impl WasiHttpView for Guest {
 /// Requests to the outside are denied.
 struct NoRequests;
 
-type Sent = Result<(http::Response<UnsyncBoxBody<Bytes, Error>>, Box<dyn Future<Output = Result<(), Error>> + Send>), Error>;
+type Sent =
+    Result<(http::Response<UnsyncBoxBody<Bytes, Error>>, Box<dyn Future<Output = Result<(), Error>> + Send>), Error>;
 
 impl WasiHttpHooks for NoRequests {
     fn send_request(

@@ -264,30 +264,41 @@ impl Call {
                 }
                 self.guest.invocation = Some(Box::new(invocation.clone()));
                 let invocation = Box::new(invocation.clone());
-                self.guarded(move |store| Box::pin(async move {
-                    let Linked::Component { pre, handle, .. } = &compiled.linked else { unreachable!("matched above") };
-                    let called = component::call_async(store, pre, handle, &invocation).await;
-                    Finish { ready: called.ready, answer: Box::new(|guest| component::answer(called.result, guest)) }
-                }))
+                self.guarded(move |store| {
+                    Box::pin(async move {
+                        let Linked::Component { pre, handle, .. } = &compiled.linked else {
+                            unreachable!("matched above")
+                        };
+                        let called = component::call_async(store, pre, handle, &invocation).await;
+                        Finish {
+                            ready: called.ready,
+                            answer: Box::new(|guest| component::answer(called.result, guest)),
+                        }
+                    })
+                })
             }
             Linked::Http { asks, .. } => {
                 self.guest.wasi = Some(Box::new(Wasi::component(&self.guest)));
                 self.guest.invocation = asks.then(|| Box::new(invocation.clone()));
                 let (request, told) = (http::request(invocation), http::Told::of(invocation));
-                self.guarded(move |store| Box::pin(async move {
-                    let Linked::Http { pre, .. } = &compiled.linked else { unreachable!("matched above") };
-                    let called = http::call(store, pre, request).await;
-                    Finish { ready: called.ready, answer: Box::new(move |guest| http::answer(called, guest, told)) }
-                }))
+                self.guarded(move |store| {
+                    Box::pin(async move {
+                        let Linked::Http { pre, .. } = &compiled.linked else { unreachable!("matched above") };
+                        let called = http::call(store, pre, request).await;
+                        Finish { ready: called.ready, answer: Box::new(move |guest| http::answer(called, guest, told)) }
+                    })
+                })
             }
             Linked::Command { .. } => {
                 let (wasi, output) = Wasi::command(&self.guest, invocation.payload.clone());
                 self.guest.wasi = Some(Box::new(wasi));
-                self.guarded(move |store| Box::pin(async move {
-                    let Linked::Command { pre } = &compiled.linked else { unreachable!("matched above") };
-                    let (ready, result) = command::call(store, pre).await;
-                    Finish { ready, answer: Box::new(move |guest| command::answer(result, output, guest)) }
-                }))
+                self.guarded(move |store| {
+                    Box::pin(async move {
+                        let Linked::Command { pre } = &compiled.linked else { unreachable!("matched above") };
+                        let (ready, result) = command::call(store, pre).await;
+                        Finish { ready, answer: Box::new(move |guest| command::answer(result, output, guest)) }
+                    })
+                })
             }
         }
     }
@@ -324,10 +335,13 @@ impl Call {
     }
 }
 
+/// What a call's end means, asked once its guest is out of its store.
+type Meaning = Box<dyn FnOnce(&mut Guest) -> Result<Response, Failure> + Send>;
+
 /// How a call went, before its meaning is known.
 struct Finish {
     ready: Option<Instant>,
-    answer: Box<dyn FnOnce(&mut Guest) -> Result<Response, Failure> + Send>,
+    answer: Meaning,
 }
 
 /// The account of a call that is over.

@@ -50,10 +50,19 @@ path = "/live"
         let output = project.run(&[verb]);
         assert_eq!(output.status.code(), Some(64), "{verb}: {}", stderr(&output));
         let said = stderr(&output);
-        for part in
-            ["carrier-pigeon", "max_dept", "missing.wasm", "memory_limit_mb", "timeout_seconds", "retry_coun", "dead..one",
-             "no-slash", "61", "kafka", "not in this build"]
-        {
+        for part in [
+            "carrier-pigeon",
+            "max_dept",
+            "missing.wasm",
+            "memory_limit_mb",
+            "timeout_seconds",
+            "retry_coun",
+            "dead..one",
+            "no-slash",
+            "61",
+            "kafka",
+            "not in this build",
+        ] {
             assert!(said.contains(part), "{verb}: {part:?} is not in\n{said}");
         }
         assert!(!project.path(".tripline").exists(), "nothing was half-started");
@@ -75,7 +84,11 @@ fn a_sound_manifest_passes_and_its_schema_is_printed() {
     let manifest: toml::Table = std::fs::read_to_string(project.path("tripline.toml")).unwrap().parse().unwrap();
     let validator = jsonschema::validator_for(&schema).unwrap();
     let manifest = serde_json::to_value(manifest).unwrap();
-    assert!(validator.is_valid(&manifest), "{:?}", validator.iter_errors(&manifest).map(|error| error.to_string()).collect::<Vec<_>>());
+    assert!(
+        validator.is_valid(&manifest),
+        "{:?}",
+        validator.iter_errors(&manifest).map(|error| error.to_string()).collect::<Vec<_>>()
+    );
     assert!(!validator.is_valid(&serde_json::json!({ "functions": { "one": { "modul": "x" } } })));
 }
 

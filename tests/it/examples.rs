@@ -31,7 +31,8 @@ async fn the_quickstart_says_what_is_live_and_does_what_its_readme_says() {
     let project = quickstart();
     let _engine = project.start("dev").await;
     eventually("the start-up lines", async || said(&project).contains("try:")).await;
-    for part in ["orders@1", "receipts@1", "POST /orders/{id}", "orders.*.created", "@every 15s", "GET /hello", "curl "] {
+    for part in ["orders@1", "receipts@1", "POST /orders/{id}", "orders.*.created", "@every 15s", "GET /hello", "curl "]
+    {
         assert!(said(&project).contains(part), "{part:?} is not in\n{}", said(&project));
     }
 
@@ -78,7 +79,11 @@ async fn the_quickstart_says_what_is_live_and_does_what_its_readme_says() {
     project.run(&["publish", "orders.11.created", r#"{"item": "slow"}"#]);
     eventually("slow to say when", async || {
         let traces = project.admin("/api/v1/traces?function=receipts").await;
-        traces["items"].as_array().unwrap().iter().any(|row| row["retry_delay_ms"].as_u64().is_some_and(|ms| ms >= 2000))
+        traces["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|row| row["retry_delay_ms"].as_u64().is_some_and(|ms| ms >= 2000))
     })
     .await;
 

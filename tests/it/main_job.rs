@@ -1,7 +1,5 @@
 //! The main job, from outside: events become function calls that are retried, dead-lettered and traced.
 
-
-
 use chrono::{DateTime, Utc};
 use http::{Method, StatusCode};
 use serde_json::Value;
@@ -113,7 +111,7 @@ async fn a_message_that_fails_is_retried_dead_lettered_published_and_redriven() 
     assert_eq!((&row["subject"], &row["depth"]), (&"dead.steer".into(), &1.into()));
     assert_eq!(row["parent"], Value::from(id.clone()));
     eventually("the list to say so", async || {
-        project.json(&["dlq", "list"])["items"][0]["published"] == Value::from(true)
+        project.json(&["dlq", "list"])["items"][0]["published"] == true
     })
     .await;
 
@@ -121,7 +119,7 @@ async fn a_message_that_fails_is_retried_dead_lettered_published_and_redriven() 
     assert_eq!(redriven[0]["state"], "queued");
     eventually("three more attempts", async || project.attempts("steer").await.len() == 6).await;
     eventually("it to die again", async || {
-        project.json(&["dlq", "show", &id])["data"]["redrive_count"] == Value::from(1)
+        project.json(&["dlq", "show", &id])["data"]["redrive_count"] == 1
     })
     .await;
     let again = project.json(&["dlq", "show", &id]);
@@ -191,8 +189,7 @@ timezone = "Europe/Paris"
     eventually("another fire", async || project.attempts("tick").await.len() > before).await;
     let traces = project.admin("/api/v1/traces?function=tick&limit=1000").await;
     let rows = traces["items"].as_array().unwrap();
-    let ids: std::collections::BTreeSet<&str> =
-        rows.iter().map(|row| row["invocation_id"].as_str().unwrap()).collect();
+    let ids: std::collections::BTreeSet<&str> = rows.iter().map(|row| row["invocation_id"].as_str().unwrap()).collect();
     assert_eq!(ids.len(), rows.len());
     drop(engine);
 }
@@ -208,10 +205,8 @@ async fn a_retry_survives_kill_9_with_its_time_and_number() {
     // The row is there when the trace says so; the trace itself is written a moment later.
     engine.kill();
     let _engine = project.serve().await;
-    eventually("the second attempt", async || {
-        project.attempts("steer").await.iter().any(|(number, _)| *number == 2)
-    })
-    .await;
+    eventually("the second attempt", async || project.attempts("steer").await.iter().any(|(number, _)| *number == 2))
+        .await;
     let traces = project.admin("/api/v1/traces?function=steer").await;
     let rows = traces["items"].as_array().unwrap();
     let second = rows.iter().find(|row| row["attempt"] == 2).unwrap();

@@ -39,7 +39,10 @@ async fn any_client_publishes_and_the_dead_letter_arrives_on_its_topic() {
     assert_eq!(envelope["data"]["reason"], "retries_exhausted");
     let headers = dead.headers.unwrap();
     let traceparent = headers.get("traceparent").unwrap().as_str().to_owned();
-    assert!(traceparent.starts_with("00-0af7651916cd43dd8448eb211c80319c-"), "one trace from the event to its dead letter");
+    assert!(
+        traceparent.starts_with("00-0af7651916cd43dd8448eb211c80319c-"),
+        "one trace from the event to its dead letter"
+    );
     assert_eq!(headers.get("Tripline-Depth").unwrap().as_str(), "1");
     assert!(headers.get("Nats-Msg-Id").is_some());
 
@@ -90,10 +93,8 @@ async fn a_server_that_is_away_at_start_is_waited_for() {
         !project.attempts("steer").await.is_empty()
     })
     .await;
-    eventually("health to recover", async || {
-        project.admin("/health/ready").await["degraded"] == serde_json::json!([])
-    })
-    .await;
+    eventually("health to recover", async || project.admin("/health/ready").await["degraded"] == serde_json::json!([]))
+        .await;
 }
 
 #[tokio::test]
@@ -132,10 +133,8 @@ async fn jetstream_messages_survive_kill_9_of_the_engine() {
 
     // One that fails is delivered again by the server, and given up on by the policy.
     js.publish("work.item", Bytes::from_static(b"f")).await.unwrap().await.unwrap();
-    eventually("the dead letter", async || {
-        !project.json(&["dlq", "list"])["items"].as_array().unwrap().is_empty()
-    })
-    .await;
+    eventually("the dead letter", async || !project.json(&["dlq", "list"])["items"].as_array().unwrap().is_empty())
+        .await;
     let dead = &project.json(&["dlq", "list"])["items"][0];
     assert_eq!((&dead["attempts"], &dead["reason"]), (&2.into(), &"retries_exhausted".into()));
     let id = dead["invocation_id"].as_str().unwrap();

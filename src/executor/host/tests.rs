@@ -110,7 +110,9 @@ fn message(subject: &str, payload: &str) -> messaging::Message {
 fn subjects_that_are_not_granted_are_denied() {
     use messaging::{Error, Host};
     let mut nothing = guest(Kind::Cron, |_| {}, |_| {});
-    assert!(matches!(Host::publish(&mut nothing, message("a", "")), Err(Error::Denied(why)) if why.contains("allow.publish")));
+    assert!(
+        matches!(Host::publish(&mut nothing, message("a", "")), Err(Error::Denied(why)) if why.contains("allow.publish"))
+    );
     let mut some = guest(Kind::Cron, granted(&["thumbs.>", "*.done"]), |_| {});
     for subject in ["thumbs", "other.a.b", "a.b.done", "$JS.API.STREAM.DELETE.X"] {
         assert!(matches!(Host::publish(&mut some, message(subject, "")), Err(Error::Denied(_))), "{subject}");
@@ -124,7 +126,10 @@ fn subjects_that_are_not_granted_are_denied() {
     assert!(detail.host_ops.iter().all(|op| op.op == "publish" && op.error.is_some()));
     let mut all = guest(Kind::Cron, granted(&[">"]), |_| {});
     assert!(Host::publish(&mut all, message("anything.else", "")).is_ok());
-    assert!(Host::publish(&mut all, message("$JS.API.STREAM.DELETE.X", "")).is_err(), "a wildcard grants no server's own");
+    assert!(
+        Host::publish(&mut all, message("$JS.API.STREAM.DELETE.X", "")).is_err(),
+        "a wildcard grants no server's own"
+    );
 }
 
 #[test]
@@ -156,7 +161,10 @@ fn what_is_published_is_bounded_and_a_batch_is_all_or_nothing() {
     assert!(Host::publish_batch(&mut guest, batch).is_err());
     assert!(guest.effects.is_empty(), "none of a batch with a mistake");
     Host::publish_batch(&mut guest, vec![message("out.a", &large[..1000]), message("out.b", &large[..1000])]).unwrap();
-    assert!(matches!(Host::publish(&mut guest, message("out.c", &large[..501])), Err(Error::TooLarge(_))), "bytes of all");
+    assert!(
+        matches!(Host::publish(&mut guest, message("out.c", &large[..501])), Err(Error::TooLarge(_))),
+        "bytes of all"
+    );
     Host::publish(&mut guest, message("out.c", "")).unwrap();
     assert!(matches!(Host::publish(&mut guest, message("out.d", "")), Err(Error::TooLarge(_))), "number of all");
 }

@@ -6,7 +6,8 @@ use super::*;
 
 /// A command of its own, told from others by a number.
 fn numbered(number: u32) -> Bytes {
-    let text = format!(r#"(module (memory (export "memory") 1) (global i32 (i32.const {number})) (func (export "_start")))"#);
+    let text =
+        format!(r#"(module (memory (export "memory") 1) (global i32 (i32.const {number})) (func (export "_start")))"#);
     wat::parse_str(text).unwrap().into()
 }
 
@@ -74,7 +75,8 @@ fn on_disk(directory: &std::path::Path) -> ExecutorConfig {
 /// The one file of compiled code.
 fn file(directory: &std::path::Path) -> std::path::PathBuf {
     let cache = directory.join("cache");
-    let build = std::fs::read_dir(cache).unwrap().map(|entry| entry.unwrap().path()).find(|path| path.is_dir()).unwrap();
+    let build =
+        std::fs::read_dir(cache).unwrap().map(|entry| entry.unwrap().path()).find(|path| path.is_dir()).unwrap();
     std::fs::read_dir(build).unwrap().next().expect("compiled code").unwrap().path()
 }
 
@@ -129,7 +131,8 @@ async fn bytes_that_are_not_what_was_deployed_are_not_run() {
             Box::pin(async { Ok(numbered(1)) })
         }
     }
-    let executor = WasmExecutor::new(ExecutorConfig { max_instances: 1, ..ExecutorConfig::default() }, Arc::new(Swapped));
+    let executor =
+        WasmExecutor::new(ExecutorConfig { max_instances: 1, ..ExecutorConfig::default() }, Arc::new(Swapped));
     let executor = executor.unwrap();
     let deployed = version(&executor, &numbered(0), |_| {});
     assert!(matches!(executor.prepare(&deployed).await, Err(ModuleError::Corrupt { .. })));
