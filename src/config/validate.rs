@@ -74,16 +74,19 @@ impl Validator {
         Self { schema, compiled }
     }
 
-    /// Records every mistake in the section at `path` and takes what is mistaken out of it.
+    /// Records every mistake in the section at `path` and takes what is mistaken out of it. A misspelt key is given the
+    /// name that was probably meant, so that it is not missed by those who judge the section further.
     pub(super) fn sift(&self, section: &mut Value, path: &[Step], found: &mut Found) {
-        let mut sieve = Sieve {
-            schema: &self.schema,
-            path,
-            found,
-            told: HashSet::new(),
-            misspelt: HashSet::new(),
-            gone: Vec::new(),
-        };
+        if self.pass(section, path, found) {
+            // What has a new name may be mistaken under it; the old one was told already.
+            self.pass(section, path, &mut Found::default());
+        }
+    }
+
+    /// Whether a key was given another name.
+    fn pass(&self, section: &mut Value, path: &[Step], found: &mut Found) -> bool {
+        let schema = &self.schema;
+        let mut sieve = Sieve { schema, path, found, told: HashSet::new(), misspelt: Vec::new(), gone: Vec::new() };
         let mut mistakes = Vec::new();
         for error in self.compiled.iter_errors(section) {
             collect(&error, &mut mistakes);
@@ -93,9 +96,10 @@ impl Validator {
         for mistake in mistakes {
             sieve.tell(section, mistake);
         }
-        for steps in sieve.gone {
-            remove(section, &steps);
-        }
+        let Sieve { misspelt, gone, .. } = sieve;
+        let renamed = misspelt.iter().filter(|(steps, meant)| rename(section, steps, meant)).count();
+        gone.iter().for_each(|steps| remove(section, steps));
+        renamed > 0
     }
 }
 
@@ -144,8 +148,8 @@ struct Sieve<'a> {
     found: &'a mut Found,
     /// What was told.
     told: HashSet<String>,
-    /// Keys that are missing because they are misspelt.
-    misspelt: HashSet<String>,
+    /// Unknown keys, and what each was probably meant to be.
+    misspelt: Vec<(Vec<Step>, String)>,
     gone: Vec<Vec<Step>>,
 }
 
@@ -161,7 +165,10 @@ impl Sieve<'_> {
             }
             What::Missing(key) => {
                 let path = below(&steps, [Step::Key(key.clone())]);
-                if self.first(&path) && !self.misspelt.contains(&pointer(&path)) {
+                let misspelt = self.misspelt.iter().any(|(typed, meant)| {
+                    *meant == key && typed.split_last().is_some_and(|(_, parents)| parents == steps)
+                });
+                if self.first(&path) && !misspelt {
                     let help = words::meaning(&schema["properties"][&key]);
                     let help = help.unwrap_or_else(|| "write it".to_owned());
                     self.found.value(below(self.path, path), "this key is missing", help);
@@ -207,20 +214,15 @@ impl Sieve<'_> {
             self.found.key(below(self.path, path.iter().cloned()), "unknown key", help);
         }
         if let Some(meant) = meant {
-            self.misspelt.insert(pointer(&below(steps, [Step::from(meant)])));
+            self.misspelt.push((path.clone(), meant.to_owned()));
         }
         self.gone.push(path);
     }
 
     /// Whether nothing was told about this place so far.
     fn first(&mut self, steps: &[Step]) -> bool {
-        self.told.insert(pointer(steps))
+        self.told.insert(format!("{steps:?}"))
     }
-}
-
-/// Steps as a text that no other steps have.
-fn pointer(steps: &[Step]) -> String {
-    format!("{steps:?}")
 }
 
 /// The value at these steps. A key of digits looks like an index in a pointer; the section tells what it is.
@@ -241,6 +243,20 @@ fn resolve<'a>(section: &'a Value, steps: &mut [Step]) -> Option<&'a Value> {
 /// The keys that a schema knows, those of its shapes included.
 fn properties(schema: &Value) -> Vec<&str> {
     schema["properties"].as_object().into_iter().flatten().map(|(key, _)| key.as_str()).collect()
+}
+
+/// Gives a key the name that was meant, unless there is one of that name too.
+fn rename(section: &mut Value, steps: &[Step], meant: &str) -> bool {
+    let Some((Step::Key(typed), parents)) = steps.split_last() else { return false };
+    let table = parents.iter().try_fold(section, |value, step| match step {
+        Step::Key(key) => value.get_mut(key.as_str()),
+        Step::Index(index) => value.get_mut(*index),
+    });
+    let Some(table) = table.and_then(Value::as_object_mut).filter(|table| !table.contains_key(meant)) else {
+        return false;
+    };
+    let value = table.remove(typed);
+    value.map(|value| table.insert(meant.to_owned(), value)).is_some()
 }
 
 /// Takes a value out. One element of an array is not enough: those behind it would change their places.
@@ -321,6 +337,9 @@ mod tests {
 
     #[test]
     fn a_misspelt_key_is_not_missing_too() {
+        let (left, told) = sift(schema(), json!({ "pth": "/x", "sise": 10 }));
+        assert_eq!(left, json!({ "path": "/x" }), "what was meant is judged, and told under no other name");
+        assert_eq!(told.len(), 2);
         let (_, told) = sift(schema(), json!({ "pth": "/x" }));
         assert_eq!(told, ["top.pth (key): unknown key; did you mean `path`?"]);
         let (_, told) = sift(schema(), json!({}));

@@ -196,6 +196,11 @@ const BAD: &[(&str, &str)] = &[
         "triggers = [{ type = \"job\", tun = \"a\" }]",
         "functions.one.triggers[0].tun: unknown key (did you mean `tune`?)",
     ),
+    (
+        "triggers = [{ type = \"job\", tunes = \"a\" }]",
+        "functions.one.triggers[0].tunes: unknown key (did you mean `tune`?)",
+    ),
+    ("engin = { bus = 5 }", "functions.one.engin: unknown key"),
     ("triggers = [{ type = \"job\", tune = \"silence\" }]", "functions.one.triggers[0].tune: no bell plays silence"),
     (
         "triggers = [{ type = \"job\", tune = \"a\", strokes = 13 }]",
