@@ -22,7 +22,7 @@ use super::wasi::Wasi;
 use super::{Attempt, Executor, Inspection, ModuleError, ModuleSource, command, component, http, inspect};
 use crate::functions::{Digest, Version};
 
-/// Ticks that a guest has on its caller's thread: at least one whole one.
+/// Ticks that a guest has on its caller's thread. Two are at least one whole one: the next tick may come at once.
 const QUICK_TICKS: u64 = 2;
 
 /// How the executor works.
@@ -312,7 +312,7 @@ impl Call {
         let (began, deadline) = (guest.began, guest.deadline);
         let seconds = guest.version.definition.timeout_seconds;
         let mut store = guest.into_store(&engine);
-        store.set_epoch_deadline(1);
+        store.set_epoch_deadline(QUICK_TICKS);
         store.epoch_deadline_callback(move |_| {
             overran.store(true, Ordering::Relaxed);
             Ok(if Instant::now() >= deadline { UpdateDeadline::Interrupt } else { UpdateDeadline::Yield(1) })
