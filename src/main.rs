@@ -174,7 +174,7 @@ async fn serve(options: cli::Run, dev: bool) -> anyhow::Result<ExitCode> {
         #[cfg(feature = "http")]
         routes: public.routes(),
     })?;
-    let engine = Engine::new(&path, config, open_bus.bus, Arc::new(kinds))?;
+    let engine = Engine::new(&path, config, open_bus.bus.clone(), Arc::new(kinds))?;
     engine.start().await?;
 
     let servers = TaskTracker::new();
@@ -206,6 +206,9 @@ async fn serve(options: cli::Run, dev: bool) -> anyhow::Result<ExitCode> {
         stop_admin.cancel();
         servers.close();
         servers.wait().await;
+        if let Some(nats) = &open_bus.nats {
+            nats.flush().await;
+        }
     };
     let mut again = stop_signals()?;
     tokio::select! {

@@ -3,6 +3,9 @@
 //! The connection is made in the background and made again whenever it is lost; meanwhile the bus says so
 //! ([`Bus::degraded`]) and refuses to publish, since what the client library would keep for later is lost with the
 //! process and nobody would know. Whoever must not lose a message keeps it and tries again.
+//!
+//! The connection has a thread of its own: what arrives must be taken from the client library before its queues are
+//! full, since it does not say whose message it drops, and guests may keep every other thread busy.
 
 mod config;
 mod convert;
@@ -20,6 +23,7 @@ use async_nats::jetstream::message::PublishMessage;
 use async_nats::{Client, ConnectOptions, Event, ServerError, jetstream};
 use futures_util::StreamExt as _;
 use parking_lot::Mutex;
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 use trigger_core::bus::{BusError, MESSAGE_ID_HEADER, Subscription};
@@ -50,6 +54,29 @@ pub struct NatsBus {
     coverage: Coverage,
     watched: Arc<Watched>,
     tasks: TaskTracker,
+    thread: Thread,
+}
+
+/// The connection's own thread.
+struct Thread(Option<Runtime>);
+
+impl Thread {
+    fn start() -> std::io::Result<Self> {
+        Builder::new_multi_thread().worker_threads(1).thread_name("nats").enable_all().build().map(|it| Self(Some(it)))
+    }
+
+    fn handle(&self) -> &Handle {
+        self.0.as_ref().expect("there until it is dropped").handle()
+    }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            // Dropped where nothing may block.
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// What the connection's events told.
@@ -95,7 +122,14 @@ impl NatsBus {
                 std::future::ready(())
             });
         let addresses = config.addresses();
-        let client = options.connect(&addresses).await.map_err(|error| ConnectError::Options(error.to_string()))?;
+        let thread = Thread::start().map_err(|error| ConnectError::Options(error.to_string()))?;
+        let servers = addresses.clone();
+        let connecting = thread.handle().spawn(async move { options.connect(&servers).await });
+        let client = match connecting.await {
+            Ok(Ok(client)) => client,
+            Ok(Err(error)) => return Err(ConnectError::Options(error.to_string())),
+            Err(error) => return Err(ConnectError::Options(error.to_string())),
+        };
         let mut js = jetstream::new(client.clone());
         js.set_timeout(ANSWER);
         let _ = tokio::time::timeout(FIRST_CONNECTION, watched.first.notified()).await;
@@ -106,6 +140,7 @@ impl NatsBus {
             coverage: Coverage::default(),
             watched,
             tasks: TaskTracker::new(),
+            thread,
         };
         if let Some(why) = bus.degraded() {
             tracing::warn!("{why}; trying again until it is there");
@@ -116,6 +151,13 @@ impl NatsBus {
     /// A handle to the connection, for what only NATS has.
     pub fn client(&self) -> Client {
         self.client.clone()
+    }
+
+    /// Waits until what was published is on its way, before the process ends.
+    pub async fn flush(&self) {
+        if self.degraded().is_none() && !matches!(tokio::time::timeout(ANSWER, self.client.flush()).await, Ok(Ok(()))) {
+            tracing::warn!("messages that were published last may not have reached the NATS server");
+        }
     }
 
     fn connected(&self) -> Result<(), BusError> {
@@ -233,7 +275,7 @@ impl NatsBus {
             // So that what is published from now on arrives. Where the server is away, it is told when it is back.
             let _ = self.answered().await;
         }
-        Ok(subscription::forward(self.client(), subscriber, &self.tasks))
+        Ok(subscription::forward(self.client(), subscriber, &self.tasks, self.thread.handle()))
     }
 }
 

@@ -110,18 +110,12 @@ async fn a_message_that_fails_is_retried_dead_lettered_published_and_redriven() 
     let row = &traces["items"][0];
     assert_eq!((&row["subject"], &row["depth"]), (&"dead.steer".into(), &1.into()));
     assert_eq!(row["parent"], Value::from(id.clone()));
-    eventually("the list to say so", async || {
-        project.json(&["dlq", "list"])["items"][0]["published"] == true
-    })
-    .await;
+    eventually("the list to say so", async || project.json(&["dlq", "list"])["items"][0]["published"] == true).await;
 
     let redriven = project.json(&["dlq", "redrive", &id]);
     assert_eq!(redriven[0]["state"], "queued");
     eventually("three more attempts", async || project.attempts("steer").await.len() == 6).await;
-    eventually("it to die again", async || {
-        project.json(&["dlq", "show", &id])["data"]["redrive_count"] == 1
-    })
-    .await;
+    eventually("it to die again", async || project.json(&["dlq", "show", &id])["data"]["redrive_count"] == 1).await;
     let again = project.json(&["dlq", "show", &id]);
     assert_eq!(again["data"]["redriven_from"], Value::from(id.clone()));
 }

@@ -1,13 +1,14 @@
 //! One subscription: a task takes what the client library receives and puts it in a queue that counts.
 //!
-//! The library's own queue drops without telling whose message it was; this task only moves messages on and is
-//! therefore never slow, so that what is dropped is dropped here, where it is counted.
+//! The library's own queue drops without telling whose message it was; this task only moves messages on, on the
+//! connection's thread, so that what is dropped is dropped here, where it is counted.
 
 use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::{Client, Subscriber};
 use futures_util::{FutureExt as _, StreamExt as _};
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use trigger_core::BoxFuture;
@@ -19,11 +20,11 @@ use super::convert;
 /// How long the server may take to end a subscription.
 const STOP: Duration = Duration::from_secs(2);
 
-pub(super) fn forward(client: Client, subscriber: Subscriber, tasks: &TaskTracker) -> Subscription {
+pub(super) fn forward(client: Client, subscriber: Subscriber, tasks: &TaskTracker, thread: &Handle) -> Subscription {
     let stop = CancellationToken::new();
     let (tx, rx) = queue::queue(queue::MAX_MESSAGES, queue::MAX_BYTES, stop.clone().drop_guard());
     let dropped = tx.dropped();
-    let ended = tasks.spawn(run(client, subscriber, tx, stop.clone()));
+    let ended = tasks.spawn_on(run(client, subscriber, tx, stop.clone()), thread);
     let stop = Box::new(move || -> BoxFuture<'static, ()> {
         stop.cancel();
         async move {
