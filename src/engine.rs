@@ -180,9 +180,12 @@ impl Engine {
         }))
     }
 
-    /// Applies the manifest and starts working.
-    pub async fn start(self: &Arc<Self>) -> Result<Applied, Error> {
-        let applied = self.reload().await?;
+    /// Applies the manifest that the engine was made for and starts working.
+    pub async fn start(self: &Arc<Self>, document: &Document, manifest: Manifest) -> Result<Applied, Error> {
+        let applied = {
+            let _one_at_a_time = self.reloading.lock().await;
+            self.apply(document, manifest).await?
+        };
         self.dispatcher.run();
         let (traces, stop) = (self.traces.clone(), self.stop.clone());
         self.housekeeping.spawn(async move { traces.run(stop).await });
@@ -196,13 +199,18 @@ impl Engine {
     pub async fn reload(&self) -> Result<Applied, Error> {
         let _one_at_a_time = self.reloading.lock().await;
         let document = Document::read(&self.manifest)?;
-        let Manifest { engine, functions } = document.manifest(&self.kinds)?;
+        let manifest = document.manifest(&self.kinds)?;
+        self.apply(&document, manifest).await
+    }
+
+    async fn apply(&self, document: &Document, manifest: Manifest) -> Result<Applied, Error> {
+        let Manifest { engine, functions } = manifest;
         if engine != self.config {
             tracing::warn!(
                 "[engine] has changed: its settings are taken at the next start, functions and triggers now"
             );
         }
-        let deploys = read_modules(&document, &functions, &*self.executor)?;
+        let deploys = read_modules(document, &functions, &*self.executor)?;
         let triggers: Vec<_> = functions.iter().flat_map(|function| function.triggers.iter().cloned()).collect();
         let bound = self.supervisor.bind(&triggers).await.map_err(Error::Bind)?;
         let deployed = self.store.deploy(self.config.namespace.clone(), deploys).await?;

@@ -163,7 +163,8 @@ async fn serve(options: cli::Run, dev: bool) -> anyhow::Result<ExitCode> {
     let path = manifest_path(&options.manifest);
     // Every mistake of the manifest is told before anything is opened.
     let document = Document::read(&path)?;
-    let config = document.manifest(&closed_kinds(over_nats(&document.engine()))?)?.engine;
+    let manifest = document.manifest(&closed_kinds(over_nats(&document.engine()))?)?;
+    let config = manifest.engine.clone();
 
     let admin = admin::Server::bind(config.admin_listen).await?;
     let open_bus = open_bus(&config).await?;
@@ -175,7 +176,7 @@ async fn serve(options: cli::Run, dev: bool) -> anyhow::Result<ExitCode> {
         routes: public.routes(),
     })?;
     let engine = Engine::new(&path, config, open_bus.bus.clone(), Arc::new(kinds))?;
-    engine.start().await?;
+    engine.start(&document, manifest).await?;
 
     let servers = TaskTracker::new();
     let (stop_taking, cut, stop_admin) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());

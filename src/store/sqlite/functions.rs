@@ -40,6 +40,9 @@ pub(super) fn deploy(
     functions: &[Deploy],
     digests: &[Digest],
 ) -> Result<Vec<Deployed>> {
+    if let Some(deployed) = as_it_is(connection, namespace, functions, digests)? {
+        return Ok(deployed);
+    }
     for table in ["routes", "triggers"] {
         let of_namespace = "function_id IN (SELECT function_id FROM functions WHERE namespace = ?1)";
         connection.prepare_cached(&format!("DELETE FROM {table} WHERE {of_namespace}"))?.execute([namespace])?;
@@ -49,6 +52,41 @@ pub(super) fn deploy(
         .zip(digests)
         .map(|(function, digest)| deploy_one(connection, namespace, function, *digest))
         .collect()
+}
+
+/// What is routed in the namespace, if it is exactly this already: most starts change nothing, and what is not written
+/// need not be flushed to the disk.
+fn as_it_is(
+    connection: &Connection,
+    namespace: &str,
+    functions: &[Deploy],
+    digests: &[Digest],
+) -> Result<Option<Vec<Deployed>>> {
+    // A row that cannot be read is one that is written anew.
+    let Ok(mut routed) = routed(connection) else { return Ok(None) };
+    routed.retain(|row| row.version.definition.namespace == namespace);
+    if routed.len() != functions.len() {
+        return Ok(None);
+    }
+    let mut has_bytes = connection.prepare_cached("SELECT bytes = ?2 FROM module_blobs WHERE digest = ?1")?;
+    let mut deployed = Vec::with_capacity(functions.len());
+    for (function, digest) in functions.iter().zip(digests) {
+        let name = &function.definition.name;
+        let same = routed.iter().find(|row| {
+            row.version.definition.name == *name
+                && row.version.digest == function.digest
+                && row.version.definition.digest() == *digest
+                && row.triggers == function.triggers
+        });
+        let Some(row) = same else { return Ok(None) };
+        let stored = params![function.digest.to_string(), function.module.as_ref()];
+        if !has_bytes.query_row(stored, |row| row.get(0)).optional()?.unwrap_or(false) {
+            return Ok(None);
+        }
+        let version = row.version.number;
+        deployed.push(Deployed { namespace: namespace.to_owned(), name: name.clone(), version, created: false });
+    }
+    Ok(Some(deployed))
 }
 
 fn deploy_one(connection: &Connection, namespace: &str, function: &Deploy, definition: Digest) -> Result<Deployed> {
