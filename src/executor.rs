@@ -19,6 +19,7 @@ mod http;
 mod inspect;
 mod logs;
 pub mod native;
+mod reactor;
 #[cfg(test)]
 mod tests;
 mod wasi;
@@ -71,6 +72,8 @@ pub enum Abi {
     WasiHttp,
     /// A core module with `_start`: payload on stdin, answer on stdout.
     Command,
+    /// A core module with `memory`, `alloc` and `handle`: bytes in, bytes out.
+    Reactor,
 }
 
 impl Abi {
@@ -80,6 +83,7 @@ impl Abi {
             Abi::Component => "component",
             Abi::WasiHttp => "wasi-http",
             Abi::Command => "command",
+            Abi::Reactor => "reactor",
         }
     }
 }
@@ -102,7 +106,7 @@ pub enum ModuleError {
     /// It speaks none of the interfaces.
     #[error(
         "exports none of the known interfaces: expected `handle` (wit/tripline.wit), `wasi:http/incoming-handler`, \
-         or `_start` in a core module; it exports {}", if .exports.is_empty() { "nothing".to_owned() } else { .exports.join(", ") }
+         or in a core module `_start` or `memory`, `alloc` and `handle`; it exports {}", if .exports.is_empty() { "nothing".to_owned() } else { .exports.join(", ") }
     )]
     NoKnownExport {
         /// What it exports instead.

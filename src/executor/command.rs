@@ -52,15 +52,19 @@ pub(super) fn answer(
     if body.len() as u64 > limit {
         return Err(too_large(format!("more than {limit}"), limit));
     }
-    let code = match &result {
-        Ok(()) => 0,
-        Err(error) => match error.downcast_ref::<I32Exit>() {
-            Some(I32Exit(code)) => *code,
-            None => return Err(classify(error, guest)),
-        },
-    };
+    let Err(error) = result else { return Ok(body.into()) };
+    match exited(&error, guest) {
+        Some(failure) => Err(failure),
+        None if error.is::<I32Exit>() => Ok(body.into()),
+        None => Err(classify(&error, guest)),
+    }
+}
+
+/// The failure that a guest declared by its exit code; `None` for 0 and for ends of another kind.
+pub(super) fn exited(error: &wasmtime::Error, guest: &Guest) -> Option<Failure> {
+    let code = error.downcast_ref::<I32Exit>()?.0;
     if code == 0 {
-        return Ok(body.into());
+        return None;
     }
     let said = guest.wasi.as_deref().and_then(|wasi| wasi.last_words());
     let message = match said {
@@ -68,5 +72,5 @@ pub(super) fn answer(
         None => format!("exit code {code}"),
     };
     let failure = Failure::new(FailureCode::GuestError, message);
-    Err(if code == EX_DATAERR { failure.permanent() } else { failure })
+    Some(if code == EX_DATAERR { failure.permanent() } else { failure })
 }

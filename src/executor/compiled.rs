@@ -8,7 +8,7 @@ use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
 use super::guest::Guest;
 use super::host::bindings::Function;
-use super::{Abi, ModuleError, command, component, inspect, wasi};
+use super::{Abi, ModuleError, command, component, inspect, reactor, wasi};
 
 /// What guests may import.
 pub(super) struct Linkers {
@@ -49,7 +49,7 @@ impl Code {
             Abi::Component | Abi::WasiHttp => {
                 Component::from_binary(engine, bytes).map(Code::Component).map_err(refused)
             }
-            Abi::Command => Module::from_binary(engine, bytes).map(Code::Core).map_err(refused),
+            Abi::Command | Abi::Reactor => Module::from_binary(engine, bytes).map(Code::Core).map_err(refused),
         }
     }
 
@@ -94,6 +94,9 @@ pub(super) enum Linked {
     Command {
         pre: wasmtime::InstancePre<Guest>,
     },
+    Reactor {
+        pre: wasmtime::InstancePre<Guest>,
+    },
 }
 
 impl std::fmt::Debug for Compiled {
@@ -109,6 +112,9 @@ impl Compiled {
             (Abi::WasiHttp, Code::Component(component)) => {
                 let pre = linkers.wide.instantiate_pre(component).and_then(ProxyPre::new);
                 pre.map(|pre| Linked::Http { pre, asks: imports(component, "tripline:") })
+            }
+            (Abi::Reactor, Code::Core(module)) => {
+                linkers.core.instantiate_pre(module).and_then(reactor::check).map(|pre| Linked::Reactor { pre })
             }
             (Abi::Command, Code::Core(module)) => {
                 linkers.core.instantiate_pre(module).and_then(command::check).map(|pre| Linked::Command { pre })

@@ -90,7 +90,7 @@ fn deserialize(engine: &Engine, abi: Abi, code: &[u8]) -> Option<Code> {
     let loaded = unsafe {
         match abi {
             Abi::Component | Abi::WasiHttp => Component::deserialize(engine, code).map(Code::Component),
-            Abi::Command => Module::deserialize(engine, code).map(Code::Core),
+            Abi::Command | Abi::Reactor => Module::deserialize(engine, code).map(Code::Core),
         }
     };
     loaded.ok()

@@ -4,7 +4,7 @@ use wasmparser::{
     ComponentExternalKind, ComponentTypeRef, ExternalKind, Parser, Payload, TypeBounds, Validator, WasmFeatures,
 };
 
-use super::{Abi, Inspection, ModuleError};
+use super::{Abi, Inspection, ModuleError, reactor};
 
 /// The export of the world in `wit/tripline.wit`.
 pub(super) const HANDLE: &str = "handle";
@@ -197,12 +197,19 @@ impl Surface {
         Ok(surface)
     }
 
+    fn is_reactor(&self) -> bool {
+        let has = |list: &[String], wanted: &str| list.iter().any(|name| name == wanted);
+        has(&self.exports, reactor::MEMORY)
+            && [reactor::ALLOC, reactor::HANDLE].iter().all(|wanted| has(&self.callable, wanted))
+    }
+
     fn abi(&self) -> Option<Abi> {
         let exports = |wanted: &dyn Fn(&str) -> bool| self.callable.iter().any(|name| wanted(name));
         match self.component {
             true if exports(&|name| name == HANDLE) => Some(Abi::Component),
             true if exports(&|name| name.starts_with(INCOMING_HANDLER)) => Some(Abi::WasiHttp),
             false if exports(&|name| name == "_start") => Some(Abi::Command),
+            false if self.is_reactor() => Some(Abi::Reactor),
             _ => None,
         }
     }
@@ -227,6 +234,8 @@ mod tests {
             let inspection = inspect(&std::fs::read(&path).unwrap(), 1 << 20, features).unwrap();
             assert_eq!(inspection.abi, abi, "{path}");
         }
+        let reactor = r#"(module (memory (export "memory") 1) (func (export "alloc")) (func (export "handle")))"#;
+        assert_eq!(look(reactor).unwrap().abi, Abi::Reactor);
         let error = look(r#"(module (func (export "run")) (memory (export "memory") 1))"#).unwrap_err();
         assert!(matches!(&error, ModuleError::NoKnownExport { exports } if exports == &["run", "memory"]));
         // A name alone is no function.

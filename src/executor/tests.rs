@@ -92,9 +92,13 @@ fn event(kind: Kind, payload: impl Into<Bytes>) -> InvocationContext {
     event
 }
 
-/// The three interfaces, each by a guest that answers what it was given.
+/// The interfaces that take bytes, each by a guest that answers what it was given.
 fn echoes() -> Vec<(Abi, Bytes)> {
-    vec![(Abi::Component, guest("steer.component.wat")), (Abi::Command, guest("steer.wat"))]
+    vec![
+        (Abi::Component, guest("steer.component.wat")),
+        (Abi::Command, guest("steer.wat")),
+        (Abi::Reactor, guest("steer.reactor.wat")),
+    ]
 }
 
 #[tokio::test]
@@ -144,10 +148,40 @@ async fn an_http_guest_answers_requests_and_events() {
 
 #[tokio::test]
 async fn every_attempt_begins_with_fresh_memory_and_globals() {
-    let rig = Rig::new(guest("steer.component.wat"));
-    for _ in 0..20 {
-        assert_eq!(&rig.call("c").await.result.unwrap().body[..], 1u32.to_le_bytes());
+    for module in ["steer.component.wat", "steer.reactor.wat"] {
+        let rig = Rig::new(guest(module));
+        for _ in 0..20 {
+            assert_eq!(&rig.call("c").await.result.unwrap().body[..], 1u32.to_le_bytes(), "{module}");
+        }
     }
+}
+
+#[tokio::test]
+async fn a_reactor_is_given_bytes_and_answers_bytes() {
+    let rig = Rig::new(guest("steer.reactor.wat"));
+    assert_eq!(rig.version.module.abi, Abi::Reactor);
+    for payload in [Bytes::new(), Bytes::from_static(b"hello"), Bytes::from(vec![7; 300_000])] {
+        assert_eq!(rig.call(payload.clone()).await.result.unwrap().body, payload);
+    }
+    assert_eq!(rig.call("n").await.result.unwrap().body, "", "an answer of no bytes is an answer");
+    let outside = rig.call("o").await.result.unwrap_err();
+    assert_eq!(outside.code, FailureCode::BadOutput);
+    assert!(outside.message.contains("not within its memory"), "{outside}");
+    let wild = wat::parse_str(
+        r#"(module (memory (export "memory") 1)
+            (func (export "alloc") (param i32) (result i32) (i32.const -4))
+            (func (export "handle") (param i32 i32) (result i64) (i64.const 0)))"#,
+    );
+    let failure = Rig::new(wild.unwrap().into()).call("hello").await.result.unwrap_err();
+    assert_eq!(failure.code, FailureCode::BadOutput);
+    let swapped = wat::parse_str(
+        r#"(module (memory (export "memory") 1)
+            (func (export "alloc") (param i32) (result i32) (i32.const 0))
+            (func (export "handle") (param i32 i32) (result i32) (i32.const 0)))"#,
+    );
+    let rig = Rig::new(swapped.unwrap().into());
+    let error = rig.executor.prepare(&rig.version).await.unwrap_err().to_string();
+    assert!(error.contains("-> i64"), "{error}");
 }
 
 #[tokio::test]

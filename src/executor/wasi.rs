@@ -30,7 +30,7 @@ pub(super) struct Wasi {
 
 /// One of the two forms that WASI comes in.
 enum Context {
-    /// For core modules (preview 1).
+    /// For core modules: commands and reactors (preview 1).
     Command(WasiP1Ctx),
     /// For components.
     Component { wasi: WasiCtx, table: ResourceTable, http: WasiHttpCtx, requests: NoRequests },
@@ -60,6 +60,14 @@ impl Wasi {
         builder.arg(&guest.version.definition.name);
         let context = Context::Command(builder.build_p1());
         (Self { context, streams: vec![stderr], logs }, answer)
+    }
+
+    /// For a reactor: what it writes to its standard streams becomes log lines.
+    pub(super) fn reactor(guest: &Guest) -> Self {
+        let (logs, stdout, stderr) = streams(guest);
+        let mut builder = builder(guest);
+        builder.stdout(stdout.clone()).stderr(stderr.clone());
+        Self { context: Context::Command(builder.build_p1()), streams: vec![stdout, stderr], logs }
     }
 
     /// Everything that was written to streams for people.
@@ -94,11 +102,11 @@ fn builder(guest: &Guest) -> WasiCtxBuilder {
     builder
 }
 
-/// The preview 1 context of a command's guest.
+/// The preview 1 context of a core module's guest.
 pub(super) fn command_context(guest: &mut Guest) -> &mut WasiP1Ctx {
     match guest.wasi.as_deref_mut() {
         Some(Wasi { context: Context::Command(context), .. }) => context,
-        _ => unreachable!("commands are given their context before they are instantiated"),
+        _ => unreachable!("core modules are given their context before they are instantiated"),
     }
 }
 

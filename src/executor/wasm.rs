@@ -19,7 +19,7 @@ use super::failure::{panicked, timeout};
 use super::fiber::{GuestThreads, Overran};
 use super::guest::{Guest, lend};
 use super::wasi::Wasi;
-use super::{Attempt, Executor, Inspection, ModuleError, ModuleSource, command, component, http, inspect};
+use super::{Attempt, Executor, Inspection, ModuleError, ModuleSource, command, component, http, inspect, reactor};
 use crate::functions::{Digest, Version};
 
 /// Ticks that a guest has on its caller's thread. Two are at least one whole one: the next tick may come at once.
@@ -286,6 +286,17 @@ impl Call {
                         let Linked::Http { pre, .. } = &compiled.linked else { unreachable!("matched above") };
                         let called = http::call(store, pre, request).await;
                         Finish { ready: called.ready, answer: Box::new(move |guest| http::answer(called, guest, told)) }
+                    })
+                })
+            }
+            Linked::Reactor { .. } => {
+                self.guest.wasi = Some(Box::new(Wasi::reactor(&self.guest)));
+                let payload = invocation.payload.clone();
+                self.guarded(move |store| {
+                    Box::pin(async move {
+                        let Linked::Reactor { pre } = &compiled.linked else { unreachable!("matched above") };
+                        let called = reactor::call(store, pre, &payload).await;
+                        Finish { ready: called.ready, answer: Box::new(|guest| reactor::answer(called.result, guest)) }
                     })
                 })
             }

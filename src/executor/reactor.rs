@@ -1,0 +1,106 @@
+//! Reactors: core modules that export `memory`, `alloc` and `handle`.
+//!
+//! `alloc(length) -> pointer` gives room for the payload, `handle(pointer, length) -> i64` answers with the pointer in
+//! the upper and the length in the lower 32 bits: the same order as its parameters. An answer of no bytes is an answer.
+//! A trap is a failure, and so is `proc_exit` where WASI is imported, with the codes of a command.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use trigger_core::{Failure, FailureCode, Response};
+use wasmtime::{ExternType, FuncType, InstancePre, Store, ValType};
+
+use super::command::exited;
+use super::component::too_large;
+use super::failure::classify;
+use super::guest::Guest;
+
+/// What a reactor exports.
+pub(super) const ALLOC: &str = "alloc";
+/// What a reactor exports.
+pub(super) const HANDLE: &str = "handle";
+/// What every core module with data to share exports.
+pub(super) const MEMORY: &str = "memory";
+
+/// Called before anything else, where it is exported (WASI's convention for reactors).
+const INITIALIZE: &str = "_initialize";
+
+/// Whether it can be called.
+pub(super) fn check(pre: InstancePre<Guest>) -> wasmtime::Result<InstancePre<Guest>> {
+    let module = pre.module();
+    let signature = |name: &str| match module.get_export(name) {
+        Some(ExternType::Func(function)) => Some(function),
+        _ => None,
+    };
+    let is = |function: Option<FuncType>, params: &[ValType], result: &ValType| {
+        function.is_some_and(|function| {
+            function.params().len() == params.len()
+                && function.params().zip(params).all(|(one, other)| ValType::eq(&one, other))
+                && function.results().len() == 1
+                && function.results().all(|one| ValType::eq(&one, result))
+        })
+    };
+    if !matches!(module.get_export(MEMORY), Some(ExternType::Memory(memory)) if !memory.is_64()) {
+        wasmtime::bail!("it does not export a 32-bit `{MEMORY}`");
+    }
+    if !is(signature(ALLOC), &[ValType::I32], &ValType::I32) {
+        wasmtime::bail!("its `{ALLOC}` is not `(length: i32) -> i32`");
+    }
+    if !is(signature(HANDLE), &[ValType::I32, ValType::I32], &ValType::I64) {
+        wasmtime::bail!("its `{HANDLE}` is not `(pointer: i32, length: i32) -> i64`");
+    }
+    Ok(pre)
+}
+
+/// How a call went, and when its instance was ready.
+pub(super) struct Called {
+    pub(super) ready: Option<Instant>,
+    pub(super) result: wasmtime::Result<Result<Bytes, Failure>>,
+}
+
+/// Hands the payload over and takes the answer out.
+pub(super) async fn call(store: &mut Store<Guest>, pre: &InstancePre<Guest>, payload: &Bytes) -> Called {
+    let instance = match pre.instantiate_async(&mut *store).await {
+        Ok(instance) => instance,
+        Err(error) => return Called { ready: None, result: Err(error) },
+    };
+    let ready = Some(Instant::now());
+    let talk = async {
+        if let Ok(initialize) = instance.get_typed_func::<(), ()>(&mut *store, INITIALIZE) {
+            initialize.call_async(&mut *store, ()).await?;
+        }
+        let Some(memory) = instance.get_memory(&mut *store, MEMORY) else { wasmtime::bail!("it exports no memory") };
+        let alloc = instance.get_typed_func::<u32, u32>(&mut *store, ALLOC)?;
+        let handle = instance.get_typed_func::<(u32, u32), u64>(&mut *store, HANDLE)?;
+        // More than 4 GiB would have been refused as too large long before.
+        let length = u32::try_from(payload.len())?;
+        let at = alloc.call_async(&mut *store, length).await?;
+        if memory.write(&mut *store, at as usize, payload).is_err() {
+            return Ok(Err(bad(format!("`{ALLOC}` answered {at}, where {length} bytes are not within its memory"))));
+        }
+        let packed = handle.call_async(&mut *store, (at, length)).await?;
+        let (at, length) = ((packed >> 32) as usize, packed as u32 as usize);
+        let limit = store.data().version.definition.max_output_bytes;
+        if length as u64 > limit {
+            return Ok(Err(too_large(length, limit)));
+        }
+        let answer = memory.data(&*store).get(at..).and_then(|rest| rest.get(..length));
+        Ok(answer
+            .map(Bytes::copy_from_slice)
+            .ok_or_else(|| bad(format!("`{HANDLE}` answered {length} bytes at {at}, which are not within its memory"))))
+    };
+    let result = talk.await;
+    Called { ready, result }
+}
+
+fn bad(message: String) -> Failure {
+    Failure::new(FailureCode::BadOutput, message)
+}
+
+/// What the call's end means.
+pub(super) fn answer(result: wasmtime::Result<Result<Bytes, Failure>>, guest: &Guest) -> Result<Response, Failure> {
+    match result {
+        Ok(answer) => answer.map(Response::from),
+        Err(error) => Err(exited(&error, guest).unwrap_or_else(|| classify(&error, guest))),
+    }
+}
