@@ -7,7 +7,7 @@
 //! ```
 //!
 //! One attempt a pass. A retry is a row of the queue or the source's own redelivery, so nothing sleeps here, holds a
-//! slot or dies with the process. Rows come back through [`queue`]; both admissions share [`Dispatcher::attempt`].
+//! slot or dies with the process. Rows come back through `queue`; both admissions share `Dispatcher::attempt`.
 //! Whatever ends, ends in exactly one record and one count, also when the caller goes away in the middle.
 
 mod dead;

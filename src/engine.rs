@@ -13,7 +13,7 @@ use trigger_core::{BindError, Bus, Dispatch, Problem, Step};
 
 use crate::config::{self, Document, EngineConfig, FunctionConfig, Manifest, Report, StoreConfig};
 use crate::dispatch::{self, Dispatcher};
-use crate::executor::{Executor, ExecutorConfig, ModuleError, ModuleSource, WasmExecutor};
+use crate::executor::{Executor, ExecutorConfig, Machine, ModuleError, ModuleSource, WasmExecutor};
 use crate::functions::{Digest, Registry, Version, Versions};
 use crate::kinds::Kinds;
 use crate::store::sqlite::{self, Place, SqliteSettings, SqliteStore};
@@ -110,27 +110,30 @@ fn storage(config: &EngineConfig) -> (SqliteSettings, Option<PathBuf>) {
     (SqliteSettings { place, synchronous }, cache)
 }
 
+/// What the executor is told by the engine's settings.
+pub fn executor_config(config: &EngineConfig) -> ExecutorConfig {
+    ExecutorConfig {
+        max_instances: config.max_concurrency as u32,
+        max_memory_mb: config.max_memory_mb,
+        max_module_bytes: config.max_module_bytes,
+        cache_dir: storage(config).1,
+        ..ExecutorConfig::default()
+    }
+}
+
 impl Engine {
     /// Opens the store and makes the parts. Runs nothing yet.
     pub fn new(
         manifest: &Path,
         config: EngineConfig,
+        machine: Machine,
         bus: Arc<dyn Bus>,
         kinds: Arc<Kinds>,
     ) -> Result<Arc<Self>, Error> {
-        let (settings, cache_dir) = storage(&config);
+        let (settings, _) = storage(&config);
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(settings)?);
-        let executor = WasmExecutor::new(
-            ExecutorConfig {
-                max_instances: config.max_concurrency as u32,
-                max_memory_mb: config.max_memory_mb,
-                max_module_bytes: config.max_module_bytes,
-                cache_dir,
-                ..ExecutorConfig::default()
-            },
-            Arc::new(StoredModules(store.clone())),
-        )
-        .map_err(|error| Error::Executor(error.to_string()))?;
+        let executor = WasmExecutor::on(machine, Arc::new(StoredModules(store.clone())))
+            .map_err(|error| Error::Executor(error.to_string()))?;
         let executor = Arc::new(executor);
         let registry = Arc::new(Registry::default());
         let versions = Arc::new(Versions::new(store.clone()));

@@ -36,7 +36,7 @@ use trigger_core::{BoxFuture, Failure, InvocationContext, Message, Response};
 use crate::functions::{Digest, Version};
 
 pub use cache::Counts;
-pub use wasm::{Bounds, ExecutorConfig, SetupError, WasmExecutor};
+pub use wasm::{Bounds, ExecutorConfig, Machine, SetupError, WasmExecutor};
 
 /// Runs attempts.
 pub trait Executor: Send + Sync + 'static {

@@ -13,9 +13,9 @@ use tripline::admin;
 use tripline::bus;
 use tripline::cli::announce::{Addresses, announce};
 use tripline::cli::{self, Cli, Command, check};
-use tripline::config::{BusConfig, Document, EngineConfig, Report};
-use tripline::engine::{Engine, Error as EngineError, read_modules};
-use tripline::executor::{ExecutorConfig, ModuleError, ModuleSource, WasmExecutor};
+use tripline::config::{BusConfig, Document, EngineConfig, Manifest, Report};
+use tripline::engine::{Engine, Error as EngineError, executor_config, read_modules};
+use tripline::executor::{ExecutorConfig, Machine, ModuleError, ModuleSource, WasmExecutor};
 use tripline::functions::Digest;
 use tripline::kinds::Kinds;
 use tripline::telemetry;
@@ -25,15 +25,26 @@ use tripline::watch::Watch;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    run(Cli::parse()).unwrap_or_else(|error| fail(&error))
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    match cli.command {
+        Command::Dev(options) => start(&options, true),
+        Command::Serve(options) => start(&options, false),
+        Command::Check(options) => check_manifest(&options),
+        command => block_on(cli::ask(command)),
+    }
+}
+
+/// Runs a future on a runtime of its own.
+fn block_on(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let result = runtime.context("cannot start the runtime").and_then(|runtime| {
-        let result = runtime.block_on(run(cli));
-        // A second signal left things running on purpose.
-        runtime.shutdown_background();
-        result
-    });
-    result.unwrap_or_else(|error| fail(&error))
+    let runtime = runtime.context("cannot start the runtime")?;
+    let result = runtime.block_on(work);
+    // A second signal left things running on purpose.
+    runtime.shutdown_background();
+    result
 }
 
 /// Says what went wrong, once, and which exit code that is.
@@ -55,15 +66,6 @@ fn fail(error: &anyhow::Error) -> ExitCode {
 fn complain(text: &str) {
     use std::io::Write as _;
     let _ = writeln!(std::io::stderr().lock(), "{text}");
-}
-
-async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    match cli.command {
-        Command::Dev(options) => serve(options, true).await,
-        Command::Serve(options) => serve(options, false).await,
-        Command::Check(options) => check_manifest(&options),
-        command => cli::ask(command).await,
-    }
 }
 
 /// The manifest that a path means: the file, or `tripline.toml` in the directory.
@@ -158,14 +160,25 @@ impl ModuleSource for NoModules {
     }
 }
 
-async fn serve(options: cli::Run, dev: bool) -> anyhow::Result<ExitCode> {
+/// Does what needs no runtime: every mistake of the manifest is told before anything is opened, and the guests' memory
+/// is laid out before there are threads that would have to be told of each of its pages.
+fn start(options: &cli::Run, dev: bool) -> anyhow::Result<ExitCode> {
     telemetry::init(options.log_format.into(), &options.log).map_err(anyhow::Error::msg)?;
     let path = manifest_path(&options.manifest);
-    // Every mistake of the manifest is told before anything is opened.
     let document = Document::read(&path)?;
     let manifest = document.manifest(&closed_kinds(over_nats(&document.engine()))?)?;
-    let config = manifest.engine.clone();
+    let machine = Machine::new(executor_config(&manifest.engine))?;
+    block_on(serve(&path, document, manifest, machine, dev))
+}
 
+async fn serve(
+    path: &Path,
+    document: Document,
+    manifest: Manifest,
+    machine: Machine,
+    dev: bool,
+) -> anyhow::Result<ExitCode> {
+    let config = manifest.engine.clone();
     let admin = admin::Server::bind(config.admin_listen).await?;
     let open_bus = open_bus(&config).await?;
     #[cfg(feature = "http")]
@@ -175,7 +188,7 @@ async fn serve(options: cli::Run, dev: bool) -> anyhow::Result<ExitCode> {
         #[cfg(feature = "http")]
         routes: public.routes(),
     })?;
-    let engine = Engine::new(&path, config, open_bus.bus.clone(), Arc::new(kinds))?;
+    let engine = Engine::new(path, config, machine, open_bus.bus.clone(), Arc::new(kinds))?;
     engine.start(&document, manifest).await?;
 
     let servers = TaskTracker::new();

@@ -83,7 +83,9 @@ fn suggestions(triggers: &[&TriggerRow], addresses: Addresses) -> Vec<String> {
         let path = row.config["path"].as_str().unwrap_or("/");
         suggestions.push(format!("curl -i {}http://{public}{}", method_option(row), fill(path)));
     }
-    if let Some(subject) = triggers.iter().find_map(|row| row.config["subject"].as_str()) {
+    // One that ends in `>` is often about what other functions leave behind.
+    let subjects = || triggers.iter().filter_map(|row| row.config["subject"].as_str());
+    if let Some(subject) = subjects().find(|subject| !subject.ends_with('>')).or_else(|| subjects().next()) {
         let subject = subject.replace(['*', '>'], "1");
         suggestions.push(format!("tripline publish {subject} '{{\"hello\":\"world\"}}'{admin}"));
     }

@@ -80,6 +80,27 @@ impl Default for Bounds {
 #[error("{0}")]
 pub struct SetupError(String);
 
+/// Where guests run: address space laid out for them, and what they may import.
+///
+/// Made apart from the executor, since laying out the pool changes the protection of hundreds of pages, which costs ten
+/// times as much once the process has more than one thread.
+pub struct Machine {
+    engine: Engine,
+    allocation: Allocation,
+    linkers: Linkers,
+    config: ExecutorConfig,
+}
+
+impl Machine {
+    /// The best machine that this computer can be.
+    pub fn new(config: ExecutorConfig) -> Result<Self, SetupError> {
+        let failed = |error: wasmtime::Error| SetupError(format!("{error:#}"));
+        let (engine, allocation) = engine(&config).map_err(failed)?;
+        let linkers = Linkers::new(&engine).map_err(failed)?;
+        Ok(Self { engine, allocation, linkers, config })
+    }
+}
+
 /// Runs WebAssembly guests.
 pub struct WasmExecutor {
     inner: Arc<Inner>,
@@ -102,8 +123,12 @@ struct Inner {
 impl WasmExecutor {
     /// An executor that gets modules from `source`.
     pub fn new(config: ExecutorConfig, source: Arc<dyn ModuleSource>) -> Result<Self, SetupError> {
-        let failed = |error: wasmtime::Error| SetupError(format!("{error:#}"));
-        let (engine, allocation) = engine(&config).map_err(failed)?;
+        Self::on(Machine::new(config)?, source)
+    }
+
+    /// An executor on this machine.
+    pub fn on(machine: Machine, source: Arc<dyn ModuleSource>) -> Result<Self, SetupError> {
+        let Machine { engine, allocation, linkers, config } = machine;
         start_clock(&engine).map_err(|error| SetupError(format!("cannot start the guests' clock: {error}")))?;
         let disk = config.cache_dir.as_deref().and_then(|directory| {
             DiskCache::open(directory, &engine)
@@ -114,7 +139,7 @@ impl WasmExecutor {
                 .ok()
         });
         let inner = Inner {
-            linkers: Linkers::new(&engine).map_err(failed)?,
+            linkers,
             cache: Arc::new(Cache::new(config.max_cached_modules, config.max_cached_bytes)),
             disk,
             source,
