@@ -43,6 +43,10 @@ const FIRST_CONNECTION: Duration = Duration::from_secs(2);
 /// A silent connection is found out within two of these.
 const PING: Duration = Duration::from_secs(10);
 
+/// Messages of one subscription that the library may hold until the bus takes them. It reads all that a socket holds in
+/// one go, which small messages make hundreds of thousands.
+const MAX_BURST: usize = 1 << 20;
+
 /// The longest pause between two tries to connect.
 const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 
@@ -116,6 +120,7 @@ impl NatsBus {
             .retry_on_initial_connect()
             .ping_interval(PING)
             .request_timeout(Some(ANSWER))
+            .subscription_capacity(MAX_BURST)
             .reconnect_delay_callback(pause)
             .event_callback(move |event| {
                 events.tell(event);
