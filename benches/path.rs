@@ -28,6 +28,8 @@ mod guest {
 
 const CALLS: u32 = 20_000;
 const ROUNDS: usize = 15;
+/// Records that the ring holds, as many as by default.
+const RING: usize = 16_384;
 
 struct Guest(Bytes);
 
@@ -54,6 +56,7 @@ impl ResourceLimiter for Limit {
 struct Bench {
     executor: Arc<WasmExecutor>,
     dispatcher: Arc<Dispatcher>,
+    ring: Arc<Ring>,
     pre: guest::FunctionPre<Limit>,
     binding: Arc<Binding>,
 }
@@ -87,13 +90,14 @@ impl Bench {
             executor.prepare(version).await.expect("compiled");
         }
         registry.replace(deployed);
+        let ring = Arc::new(Ring::new(RING));
         let parts = Parts {
             registry,
             versions,
             executor: executor.clone(),
             store,
             bus: Arc::new(MemoryBus::default()),
-            ring: Arc::new(Ring::new(16_384)),
+            ring: ring.clone(),
         };
         let binding = Arc::new(Binding {
             namespace: "default".into(),
@@ -101,7 +105,7 @@ impl Bench {
             trigger_id: "http-1".into(),
             trigger_type: Kind::Http,
         });
-        Self { executor, dispatcher: Dispatcher::new(Settings::default(), parts), pre, binding }
+        Self { executor, dispatcher: Dispatcher::new(Settings::default(), parts), ring, pre, binding }
     }
 
     fn event(&self, payload: &Bytes) -> InvocationContext {
@@ -138,6 +142,20 @@ impl Bench {
         let answer = self.dispatcher.dispatch(self.event(payload)).await;
         assert!(matches!(black_box(answer), Answer::Ok(_)));
     }
+}
+
+/// What it costs to keep a record of an attempt, the oldest one's end included; ns.
+fn record(bench: &Bench) -> f64 {
+    let newest = bench.ring.recent(1).pop().expect("attempts were made");
+    let figures = (0..ROUNDS).map(|_| {
+        let records = vec![newest.clone(); CALLS as usize];
+        let began = Instant::now();
+        for record in records {
+            bench.ring.push(record);
+        }
+        micros(began) * 1000.0
+    });
+    median(figures.collect())
 }
 
 fn micros(began: Instant) -> f64 {
@@ -203,4 +221,5 @@ fn main() {
         println!("  executor       {attempt:.2}   {:.2} ×   {:+.2} µs", attempt / bare, attempt - bare);
         println!("  whole path     {whole:.2}   {:.2} ×   {:+.2} µs", whole / bare, whole - bare);
     }
+    println!("trace record, on the calling thread: {:.0} ns, median of {ROUNDS} rounds", record(&bench));
 }

@@ -20,8 +20,8 @@ use tokio_util::sync::CancellationToken;
 use crate::engine::Engine;
 
 pub use api::{
-    FunctionView, InvocationView, Listing, PublishRequest, PublishView, RedriveView, ReloadView, TraceView,
-    TriggerView, VersionView,
+    EnqueueRequest, EnqueueView, FunctionView, InvocationView, Listing, PublishRequest, PublishView, RedriveView,
+    ReloadView, TraceView, TriggerView, VersionView,
 };
 
 /// The largest request that the API takes: a message to publish, in base64, and room around it.

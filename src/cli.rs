@@ -58,6 +58,8 @@ pub enum Command {
     Traces(Traces),
     /// Invocations that were given up on.
     Dlq(Dlq),
+    /// Work in queues.
+    Jobs(Jobs),
     /// How an accepted invocation stands.
     Status {
         /// The invocation.
@@ -139,6 +141,43 @@ pub struct Publish {
     /// A header, `name: value`; may be repeated.
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
     pub headers: Vec<String>,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// What to do about jobs.
+#[derive(Debug, Args)]
+pub struct Jobs {
+    #[command(subcommand)]
+    command: JobsCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum JobsCommand {
+    /// Put a job in a queue; answers its invocation.
+    Enqueue(Enqueue),
+}
+
+/// A job.
+#[derive(Debug, Args)]
+pub struct Enqueue {
+    /// The queue.
+    pub queue: String,
+    /// The payload; `-` reads standard input.
+    #[arg(default_value = "")]
+    pub payload: String,
+    /// Media type of the payload.
+    #[arg(long, value_name = "TYPE")]
+    pub content_type: Option<String>,
+    /// Not before so many seconds have passed.
+    #[arg(long, value_name = "SECONDS", conflicts_with = "at")]
+    pub delay: Option<f64>,
+    /// Not before this moment, as in 2027-01-01T00:00:00Z.
+    #[arg(long, value_name = "TIME")]
+    pub at: Option<chrono::DateTime<chrono::Utc>>,
+    /// Identity of the job: a second one with it is the first one.
+    #[arg(long)]
+    pub key: Option<String>,
     #[command(flatten)]
     remote: Remote,
 }
@@ -237,6 +276,7 @@ pub async fn ask(command: Command) -> anyhow::Result<ExitCode> {
         Command::Status { invocation, remote } => show::status(&Client::new(&remote)?, invocation).await,
         Command::Traces(query) => traces::run(query).await,
         Command::Dlq(dlq) => dlq::run(dlq).await,
+        Command::Jobs(Jobs { command: JobsCommand::Enqueue(job) }) => show::enqueue(job).await,
         Command::Dev(_) | Command::Serve(_) | Command::Check(_) => {
             unreachable!("main runs these itself: they need the trigger kinds")
         }

@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use trigger_core::{BindError, Bus, Dispatch, Problem, Step};
+use trigger_core::{BindError, Bus, Dispatch, Jobs, Problem, Step};
 
 use crate::config::{self, Document, EngineConfig, FunctionConfig, Manifest, Report, StoreConfig};
 use crate::dispatch::{self, Dispatcher};
@@ -43,6 +43,16 @@ fn bind_errors(errors: &[(String, BindError)]) -> String {
     lines.join("\n")
 }
 
+/// What events come from.
+pub struct Sources {
+    /// Messages, in and out.
+    pub bus: Arc<dyn Bus>,
+    /// The trigger kinds.
+    pub kinds: Arc<Kinds>,
+    /// Where jobs go in, where this build has them.
+    pub jobs: Option<Arc<dyn Jobs>>,
+}
+
 /// A running engine.
 pub struct Engine {
     /// Its settings.
@@ -53,6 +63,8 @@ pub struct Engine {
     pub bus: Arc<dyn Bus>,
     /// The routes.
     pub registry: Arc<Registry>,
+    /// Where jobs go in, where this build has them.
+    pub jobs: Option<Arc<dyn Jobs>>,
     /// Where events go in.
     pub dispatcher: Arc<Dispatcher>,
     /// The newest records.
@@ -123,13 +135,8 @@ pub fn executor_config(config: &EngineConfig) -> ExecutorConfig {
 
 impl Engine {
     /// Opens the store and makes the parts. Runs nothing yet.
-    pub fn new(
-        manifest: &Path,
-        config: EngineConfig,
-        machine: Machine,
-        bus: Arc<dyn Bus>,
-        kinds: Arc<Kinds>,
-    ) -> Result<Arc<Self>, Error> {
+    pub fn new(manifest: &Path, config: EngineConfig, machine: Machine, sources: Sources) -> Result<Arc<Self>, Error> {
+        let Sources { bus, kinds, jobs } = sources;
         let (settings, _) = storage(&config);
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(settings)?);
         let executor = WasmExecutor::on(machine, Arc::new(StoredModules(store.clone())))
@@ -167,6 +174,7 @@ impl Engine {
             config,
             store,
             bus,
+            jobs,
             registry,
             dispatcher,
             ring,

@@ -14,7 +14,7 @@ use tripline::bus;
 use tripline::cli::announce::{Addresses, announce};
 use tripline::cli::{self, Cli, Command, check};
 use tripline::config::{BusConfig, Document, EngineConfig, Manifest, Report};
-use tripline::engine::{Engine, Error as EngineError, executor_config, read_modules};
+use tripline::engine::{Engine, Error as EngineError, Sources, executor_config, read_modules};
 use tripline::executor::{ExecutorConfig, Machine, ModuleError, ModuleSource, WasmExecutor};
 use tripline::functions::Digest;
 use tripline::kinds::Kinds;
@@ -74,25 +74,29 @@ fn manifest_path(path: &Path) -> PathBuf {
 }
 
 /// What the kinds work on.
-struct Sources {
+struct Behind {
     bus: bus::Open,
     #[cfg(feature = "http")]
     routes: trigger_http::Routes,
+    #[cfg(feature = "job")]
+    queues: Arc<trigger_job::Queues>,
 }
 
 /// The trigger kinds of this build.
-fn kinds(sources: Sources) -> anyhow::Result<Kinds> {
+fn kinds(behind: Behind) -> anyhow::Result<Kinds> {
     let mut kinds = Kinds::new();
     #[cfg(feature = "http")]
-    kinds.add(trigger_http::Http::new(sources.routes))?;
+    kinds.add(trigger_http::Http::new(behind.routes))?;
     #[cfg(feature = "pubsub")]
     {
-        let bus::Open { bus, nats } = sources.bus;
+        let bus::Open { bus, nats } = behind.bus;
         let clients = nats.map(|nats| -> trigger_pubsub::Clients { Arc::new(move || nats.client()) });
         kinds.add(trigger_pubsub::Pubsub::new(bus, clients))?;
     }
     #[cfg(feature = "cron")]
     kinds.add(trigger_cron::Cron::default())?;
+    #[cfg(feature = "job")]
+    kinds.add(trigger_job::Job::new(behind.queues))?;
     Ok(kinds)
 }
 
@@ -105,6 +109,8 @@ fn closed_kinds(over_nats: bool) -> anyhow::Result<Kinds> {
     kinds.add(trigger_pubsub::Pubsub::checks_only(over_nats))?;
     #[cfg(feature = "cron")]
     kinds.add(trigger_cron::Cron::default())?;
+    #[cfg(feature = "job")]
+    kinds.add(trigger_job::Job::default())?;
     Ok(kinds)
 }
 
@@ -183,12 +189,24 @@ async fn serve(
     let open_bus = open_bus(&config).await?;
     #[cfg(feature = "http")]
     let public = trigger_http::Server::bind(http_config(&config)).await?;
-    let kinds = kinds(Sources {
+    #[cfg(feature = "job")]
+    let queues = Arc::new(trigger_job::Queues::default());
+    let kinds = kinds(Behind {
         bus: open_bus.clone(),
         #[cfg(feature = "http")]
         routes: public.routes(),
+        #[cfg(feature = "job")]
+        queues: queues.clone(),
     })?;
-    let engine = Engine::new(path, config, machine, open_bus.bus.clone(), Arc::new(kinds))?;
+    let sources = Sources {
+        bus: open_bus.bus.clone(),
+        kinds: Arc::new(kinds),
+        #[cfg(feature = "job")]
+        jobs: Some(queues),
+        #[cfg(not(feature = "job"))]
+        jobs: None,
+    };
+    let engine = Engine::new(path, config, machine, sources)?;
     engine.start(&document, manifest).await?;
 
     let servers = TaskTracker::new();

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use trigger_core::bus::BusError;
-use trigger_core::{Binding, Dispatch as _, Headers, Message, StatusState};
+use trigger_core::{Binding, Dispatch as _, EnqueueError, Headers, Message, NewJob, Shed, StatusState};
 use uuid::Uuid;
 
 use crate::engine::{Engine, Error as EngineError};
@@ -36,6 +36,7 @@ pub(super) fn routes() -> Router<Arc<Engine>> {
         .route("/api/v1/dead-letters/{invocation_id}", get(dead_letter))
         .route("/api/v1/dead-letters/{invocation_id}/redrive", post(redrive))
         .route("/api/v1/publish", post(publish))
+        .route("/api/v1/jobs/{queue}", post(enqueue))
         .route("/api/v1/reload", post(reload))
 }
 
@@ -392,21 +393,31 @@ pub struct PublishView {
     pub bytes: usize,
 }
 
-async fn publish(State(engine): App, Json(request): Json<PublishRequest>) -> Answer<PublishView> {
-    let invalid = |detail: String| Problem { status: StatusCode::BAD_REQUEST, code: "invalid", detail };
-    let payload = match (request.payload, request.payload_base64) {
-        (Some(_), Some(_)) => {
-            return Err(invalid("give either payload or payload_base64, not both".to_owned()));
-        }
-        (Some(text), None) => Bytes::from(text),
+fn invalid(detail: impl Into<String>) -> Problem {
+    Problem { status: StatusCode::BAD_REQUEST, code: "invalid", detail: detail.into() }
+}
+
+/// A payload that is given once: as text, or in base64.
+fn decode(text: Option<String>, base64: Option<String>) -> Result<Bytes, Problem> {
+    match (text, base64) {
+        (Some(_), Some(_)) => Err(invalid("give either payload or payload_base64, not both")),
+        (Some(text), None) => Ok(Bytes::from(text)),
         (None, Some(encoded)) => base64::engine::general_purpose::STANDARD
             .decode(encoded)
-            .map_err(|error| invalid(format!("payload_base64: {error}")))?
-            .into(),
-        (None, None) => Bytes::new(),
-    };
-    let headers = request.headers.into_iter().map(|(name, value)| (name, Bytes::from(value))).collect::<Vec<_>>();
-    let headers = if headers.is_empty() { Headers::None } else { Headers::List(headers) };
+            .map(Bytes::from)
+            .map_err(|error| invalid(format!("payload_base64: {error}"))),
+        (None, None) => Ok(Bytes::new()),
+    }
+}
+
+fn headers(pairs: Vec<(String, String)>) -> Headers {
+    let headers: Vec<_> = pairs.into_iter().map(|(name, value)| (name, Bytes::from(value))).collect();
+    if headers.is_empty() { Headers::None } else { Headers::List(headers) }
+}
+
+async fn publish(State(engine): App, Json(request): Json<PublishRequest>) -> Answer<PublishView> {
+    let payload = decode(request.payload, request.payload_base64)?;
+    let headers = headers(request.headers);
     let bytes = payload.len();
     let message = Message { subject: request.subject.as_str().into(), reply: None, headers, payload };
     engine.bus.publish_durably(message).await.map_err(|error| {
@@ -419,6 +430,84 @@ async fn publish(State(engine): App, Json(request): Json<PublishRequest>) -> Ans
         Problem { status, code, detail: error.to_string() }
     })?;
     Ok(Json(PublishView { subject: request.subject, bytes }))
+}
+
+/// A job to put in a queue. The payload is given once: as text, or in base64.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnqueueRequest {
+    /// The payload as text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<String>,
+    /// The payload in base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload_base64: Option<String>,
+    /// Media type of the payload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_type: Option<String>,
+    /// Headers, in order.
+    #[serde(default)]
+    pub headers: Vec<(String, String)>,
+    /// Identity of the job: a second one with it is the first one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// Not before so many seconds have passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delay_seconds: Option<f64>,
+    /// Not before this moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_at: Option<DateTime<Utc>>,
+}
+
+/// A job that is kept.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct EnqueueView {
+    /// Its invocation: the first one's, for a duplicate.
+    pub invocation_id: Uuid,
+    /// Whether a job with its key was kept before.
+    pub duplicate: bool,
+}
+
+/// When a job may run.
+fn due(delay_seconds: Option<f64>, run_at: Option<DateTime<Utc>>) -> Result<Option<DateTime<Utc>>, Problem> {
+    match (delay_seconds, run_at) {
+        (Some(_), Some(_)) => Err(invalid("give either delay_seconds or run_at, not both")),
+        (None, run_at) => Ok(run_at),
+        (Some(seconds), None) => {
+            let delay = std::time::Duration::try_from_secs_f64(seconds)
+                .map_err(|error| invalid(format!("delay_seconds {seconds}: {error}")))?;
+            let due = chrono::TimeDelta::from_std(delay).ok().and_then(|delay| Utc::now().checked_add_signed(delay));
+            due.map(Some).ok_or_else(|| invalid(format!("delay_seconds {seconds}: too far ahead")))
+        }
+    }
+}
+
+async fn enqueue(
+    State(engine): App,
+    Path(queue): Path<String>,
+    Json(request): Json<EnqueueRequest>,
+) -> Result<(StatusCode, Json<EnqueueView>), Problem> {
+    let Some(jobs) = engine.jobs.clone() else { return Err(Problem::not_found("job queue in this build")) };
+    let job = NewJob {
+        payload: decode(request.payload, request.payload_base64)?,
+        content_type: request.content_type.map(String::into_boxed_str),
+        headers: headers(request.headers),
+        key: request.key.map(String::into_boxed_str),
+        run_at: due(request.delay_seconds, request.run_at)?,
+    };
+    let accepted = jobs.enqueue(&queue, job).await.map_err(|error| {
+        let (status, code) = match &error {
+            EnqueueError::UnknownQueue { .. } => (StatusCode::NOT_FOUND, "unknown_queue"),
+            EnqueueError::Invalid { .. } => (StatusCode::BAD_REQUEST, "invalid"),
+            EnqueueError::Refused(refused) => match refused.reason {
+                Shed::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, refused.reason.as_str()),
+                reason => (StatusCode::SERVICE_UNAVAILABLE, reason.as_str()),
+            },
+        };
+        Problem { status, code, detail: error.to_string() }
+    })?;
+    let view = EnqueueView { invocation_id: accepted.invocation_id, duplicate: accepted.duplicate };
+    Ok((StatusCode::ACCEPTED, Json(view)))
 }
 
 /// What a reload did.

@@ -10,10 +10,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use super::Publish;
 use super::client::{Client, encode};
+use super::{Enqueue, Publish};
 use crate::admin::{
-    FunctionView, InvocationView, Listing, PublishRequest, PublishView, ReloadView, TriggerView, VersionView,
+    EnqueueRequest, EnqueueView, FunctionView, InvocationView, Listing, PublishRequest, PublishView, ReloadView,
+    TriggerView, VersionView,
 };
 
 /// Prints a line. A reader that went away (`| head`) is no error.
@@ -59,30 +60,51 @@ pub(super) async fn reload(client: &Client) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub(super) async fn publish(publish: Publish) -> anyhow::Result<()> {
-    let client = Client::new(&publish.remote)?;
-    let payload = if publish.payload == "-" {
+/// A payload as it was typed, or standard input for `-`: text where it is text, base64 otherwise.
+fn payload(typed: String) -> anyhow::Result<(Option<String>, Option<String>)> {
+    let bytes = if typed == "-" {
         let mut bytes = Vec::new();
         std::io::stdin().lock().read_to_end(&mut bytes).context("cannot read standard input")?;
         bytes
     } else {
-        publish.payload.into_bytes()
+        typed.into_bytes()
     };
+    Ok(match String::from_utf8(bytes) {
+        Ok(text) => (Some(text), None),
+        Err(binary) => (None, Some(base64::engine::general_purpose::STANDARD.encode(binary.as_bytes()))),
+    })
+}
+
+pub(super) async fn enqueue(job: Enqueue) -> anyhow::Result<()> {
+    let client = Client::new(&job.remote)?;
+    let (payload, payload_base64) = payload(job.payload)?;
+    let request = EnqueueRequest {
+        payload,
+        payload_base64,
+        content_type: job.content_type,
+        key: job.key,
+        delay_seconds: job.delay,
+        run_at: job.at,
+        ..EnqueueRequest::default()
+    };
+    let view: EnqueueView = client.post(&format!("/api/v1/jobs/{}", encode(&job.queue)), &request).await?;
+    if client.json {
+        return json(&view);
+    }
+    let known = if view.duplicate { " (there already)" } else { "" };
+    line(format!("{}{known}", view.invocation_id));
+    Ok(())
+}
+
+pub(super) async fn publish(publish: Publish) -> anyhow::Result<()> {
+    let client = Client::new(&publish.remote)?;
+    let (payload, payload_base64) = payload(publish.payload)?;
     let headers = publish.headers.iter().map(|header| match header.split_once(':') {
         Some((name, value)) => Ok((name.trim().to_owned(), value.trim().to_owned())),
         None => bail!("header {header:?} is not of the form \"name: value\""),
     });
-    let mut request = PublishRequest {
-        subject: publish.subject,
-        headers: headers.collect::<anyhow::Result<_>>()?,
-        ..PublishRequest::default()
-    };
-    match String::from_utf8(payload) {
-        Ok(text) => request.payload = Some(text),
-        Err(binary) => {
-            request.payload_base64 = Some(base64::engine::general_purpose::STANDARD.encode(binary.as_bytes()));
-        }
-    }
+    let headers = headers.collect::<anyhow::Result<_>>()?;
+    let request = PublishRequest { subject: publish.subject, payload, payload_base64, headers };
     let view: PublishView = client.post("/api/v1/publish", &request).await?;
     if client.json {
         return json(&view);

@@ -15,7 +15,7 @@ pub(super) fn kinds() -> Kinds {
     kinds
 }
 
-/// The kinds of this build, with nothing behind them.
+/// The kinds of this build, with nothing behind them, but jobs: their word is the fake kind's.
 pub(super) fn real_kinds() -> Kinds {
     #[cfg_attr(
         not(any(feature = "http", feature = "pubsub", feature = "cron")),

@@ -3,6 +3,7 @@
 mod bad_input;
 mod bus;
 mod examples;
+mod jobs;
 mod limits;
 mod main_job;
 mod on_nats;

@@ -22,10 +22,12 @@ fn rows(section: &Value, prefix: &str, rows: &mut Vec<String>) {
     }
 }
 
-#[cfg(all(feature = "http", feature = "pubsub", feature = "cron"))]
+#[cfg(all(feature = "http", feature = "pubsub", feature = "cron", feature = "job"))]
 #[test]
 fn the_reference_names_every_key_with_its_default_and_its_limits() {
-    let schema = schema(&real_kinds());
+    let mut kinds = real_kinds();
+    kinds.add(trigger_job::Job::default()).unwrap();
+    let schema = schema(&kinds);
     let mut expected = Vec::new();
     rows(&schema["properties"]["engine"], "", &mut expected);
     let function = &schema["properties"]["functions"]["additionalProperties"];
@@ -44,7 +46,7 @@ fn the_reference_names_every_key_with_its_default_and_its_limits() {
     assert!(missing.is_empty(), "docs/manifest.md lacks these rows:\n{}", missing.join("\n"));
 }
 
-#[cfg(all(feature = "http", feature = "pubsub", feature = "cron"))]
+#[cfg(all(feature = "http", feature = "pubsub", feature = "cron", feature = "job"))]
 #[test]
 fn the_examples_of_the_reference_are_sound() {
     let examples: Vec<&str> =
