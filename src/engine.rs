@@ -16,6 +16,7 @@ use crate::dispatch::{self, Dispatcher};
 use crate::executor::{Executor, ExecutorConfig, ModuleError, ModuleSource, WasmExecutor};
 use crate::functions::{Digest, Registry, Version, Versions};
 use crate::kinds::Kinds;
+use crate::store::postgres::{PostgresSettings, PostgresStore};
 use crate::store::sqlite::{self, Place, SqliteSettings, SqliteStore};
 use crate::store::{self, Deploy, Deployed, Retention, Store};
 use crate::supervisor::Supervisor;
@@ -97,29 +98,40 @@ pub struct Applied {
     pub functions: Vec<Deployed>,
 }
 
-/// The store's settings, and the directory for what can be made again (compiled code) beside its file.
-fn storage(config: &EngineConfig) -> (SqliteSettings, Option<PathBuf>) {
-    let (place, cache) = match &config.store {
-        StoreConfig::Memory => (Place::Memory, None),
-        StoreConfig::Sqlite(path) => (Place::File(path.clone()), path.parent().map(|parent| parent.join("cache"))),
+/// Opens the store. Answers it and the directory for what can be made again (compiled code): beside the store's file, or
+/// where that would be.
+async fn storage(manifest: &Path, config: &EngineConfig) -> Result<(Arc<dyn Store>, Option<PathBuf>), store::Error> {
+    let sqlite = |place| {
+        let synchronous = match config.synchronous {
+            config::Synchronous::Full => sqlite::Synchronous::Full,
+            config::Synchronous::Normal => sqlite::Synchronous::Normal,
+        };
+        SqliteStore::open(SqliteSettings { place, synchronous }).map(|store| -> Arc<dyn Store> { Arc::new(store) })
     };
-    let synchronous = match config.synchronous {
-        config::Synchronous::Full => sqlite::Synchronous::Full,
-        config::Synchronous::Normal => sqlite::Synchronous::Normal,
-    };
-    (SqliteSettings { place, synchronous }, cache)
+    Ok(match &config.store {
+        StoreConfig::Memory => (sqlite(Place::Memory)?, None),
+        StoreConfig::Sqlite(path) => {
+            (sqlite(Place::File(path.clone()))?, path.parent().map(|parent| parent.join("cache")))
+        }
+        StoreConfig::Postgres(address) => {
+            let mut settings = PostgresSettings::from_secret(address)
+                .map_err(|error| store::Error::Incompatible(error.to_string()))?;
+            settings.durable = config.synchronous == config::Synchronous::Full;
+            let beside = manifest.parent().unwrap_or(Path::new(""));
+            (Arc::new(PostgresStore::open(settings).await?), Some(beside.join(".tripline/cache")))
+        }
+    })
 }
 
 impl Engine {
     /// Opens the store and makes the parts. Runs nothing yet.
-    pub fn new(
+    pub async fn new(
         manifest: &Path,
         config: EngineConfig,
         bus: Arc<dyn Bus>,
         kinds: Arc<Kinds>,
     ) -> Result<Arc<Self>, Error> {
-        let (settings, cache_dir) = storage(&config);
-        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(settings)?);
+        let (store, cache_dir) = storage(manifest, &config).await?;
         let executor = WasmExecutor::new(
             ExecutorConfig {
                 max_instances: config.max_concurrency as u32,

@@ -174,7 +174,7 @@ async fn serve(options: cli::Run, dev: bool) -> anyhow::Result<ExitCode> {
         #[cfg(feature = "http")]
         routes: public.routes(),
     })?;
-    let engine = Engine::new(&path, config, open_bus.bus.clone(), Arc::new(kinds))?;
+    let engine = Engine::new(&path, config, open_bus.bus.clone(), Arc::new(kinds)).await?;
     engine.start().await?;
 
     let servers = TaskTracker::new();
