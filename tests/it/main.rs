@@ -6,6 +6,7 @@ mod examples;
 mod limits;
 mod main_job;
 mod on_nats;
+mod on_postgres;
 mod pubsub;
 mod reload;
 mod support;
