@@ -39,7 +39,7 @@ fn project(server: &Server, engine: &str) -> Project {
 }
 
 async fn dead(project: &Project) -> Option<Value> {
-    project.admin("/api/v1/dlq").await["items"].as_array().and_then(|items| items.first().cloned())
+    project.admin("/api/v1/dead-letters").await["items"].as_array().and_then(|items| items.first().cloned())
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! The conformance suite on a real server, and what only a server can suffer.
 
-#![allow(unreachable_pub, dead_code, reason = "the harness is that of the stories, which use more of it")]
+#![allow(unreachable_pub, reason = "the harness is that of the stories")]
 
 #[path = "../../../tests/it/support/found.rs"]
 mod found;

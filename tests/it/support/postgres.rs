@@ -1,5 +1,7 @@
 //! A real PostgreSQL server, for what keeps its state there. The library's own tests use this file as well.
 
+#![allow(dead_code, reason = "stories and the library's tests use different parts of it")]
+
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
