@@ -68,9 +68,10 @@ fn from_server(cause: &dyn DatabaseError) -> Fail {
         ("22" | "23" | "54", _) => {
             Error::Corrupt { what: "a row to be written".to_owned(), why: format!("{message} ({code})") }
         }
-        (_, "42P01" | "42703" | "42704" | "42883" | "3F000") => Error::Incompatible(format!(
-            "{message} ({code}): its schema was changed by something else; restore it, or name another one"
-        )),
+        // Whoever changed it may be putting it right: nothing that waits for it is given up meanwhile.
+        (_, "42P01" | "42703" | "42704" | "42883" | "3F000") => {
+            unavailable("its schema was changed by something else; restore it, or restart the engine with another one")
+        }
         (_, "42501") => unavailable("grant the engine's user what it needs"),
         ("28", _) => unavailable("correct the user and the password in `store`"),
         (_, "3D000") => unavailable("create the database, or correct its name in `store`"),

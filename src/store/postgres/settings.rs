@@ -9,6 +9,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
+use sqlx::ConnectOptions as _;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use crate::config::Secret;
@@ -94,7 +95,8 @@ impl FromStr for PostgresSettings {
         }
         let (who, server) = server.rsplit_once('@').map_or((None, server), |(who, server)| (Some(who), server));
         let secret = who.is_some();
-        let mut options = PgConnectOptions::new_without_pgpass().application_name("tripline");
+        let mut options =
+            PgConnectOptions::new_without_pgpass().application_name("tripline").disable_statement_logging();
         if let Some(who) = who {
             let (user, password) = who.split_once(':').map_or((who, None), |(user, password)| (user, Some(password)));
             if user.is_empty() {

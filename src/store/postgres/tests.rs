@@ -88,7 +88,8 @@ async fn two_engines_share_a_queue_and_each_row_is_claimed_once() {
         accepted.iter().map(|one| one.invocation_id).collect()
     };
     let mut tasks = tokio::task::JoinSet::new();
-    for store in stores.iter().cycle().take(6).cloned() {
+    for index in 0..6 {
+        let store = stores[index % stores.len()].clone();
         tasks.spawn(async move {
             let mut mine = Vec::new();
             loop {
