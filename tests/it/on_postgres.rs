@@ -134,6 +134,24 @@ mode = "async"
 }
 
 #[tokio::test]
+async fn a_server_that_crashes_is_waited_for_and_nothing_accepted_is_lost() {
+    let mut server = Server::own();
+    let project = project(&server, "");
+    let _engine = project.serve().await;
+    assert_eq!(project.post("/later", "f").await.status, StatusCode::ACCEPTED);
+    eventually("the first attempt", async || project.attempts("steer").await.len() == 1).await;
+    server.kill();
+    let refused = project.post("/later", "not kept").await;
+    assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE, "nothing is acknowledged that was not kept");
+    assert!(!refused.text().contains("127.0.0.1"), "strangers are not told where the store is: {}", refused.text());
+    server.restart();
+    eventually("work again", async || project.post("/later", "kept").await.status == StatusCode::ACCEPTED).await;
+    eventually("the dead letter of what waited", async || dead(&project).await.is_some()).await;
+    let id = dead(&project).await.unwrap()["invocation_id"].as_str().unwrap().to_owned();
+    assert_eq!(project.json(&["dlq", "show", &id])["data"]["attempts"].as_array().unwrap().len(), 3);
+}
+
+#[tokio::test]
 async fn a_server_that_is_away_at_the_start_is_one_clear_line() {
     let port = free_port();
     let project = Project::new(&format!("store = \"postgres://me:hunter2@127.0.0.1:{port}/app\""), STEER);

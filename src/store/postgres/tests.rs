@@ -53,7 +53,8 @@ impl Drop for Schema {
 }
 
 fn settings(server: &Server, schema: &str) -> PostgresSettings {
-    format!("{}?schema={schema}", server.url()).parse().unwrap()
+    let separator = if server.url().contains('?') { '&' } else { '?' };
+    format!("{}{separator}schema={schema}", server.url()).parse().unwrap()
 }
 
 mod on_a_server {
@@ -256,6 +257,28 @@ async fn a_module_that_was_damaged_is_refused_until_it_is_deployed_again() {
 }
 
 // -- A server that goes away -----------------------------------------------------------------------------------------
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_statement_that_takes_too_long_is_given_up_and_hurts_no_other() {
+    let schema = Schema::new();
+    let settings = PostgresSettings { statement_timeout: Duration::from_millis(200), ..schema.settings() };
+    let store: Arc<dyn Store> = Arc::new(PostgresStore::open(settings).await.unwrap());
+    let (server, name) = (schema.server.clone(), schema.name.clone());
+    let blocker = tokio::task::spawn_blocking(move || {
+        server.query(&format!("BEGIN; LOCK TABLE {name}.queue; SELECT pg_sleep(3)")).unwrap();
+    });
+    let given_up = loop {
+        match store.depths().await {
+            Ok(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            Err(error) => break error,
+        }
+    };
+    let Error::Unavailable(why) = given_up else { panic!("{given_up}") };
+    assert!(why.contains("longer than a statement may"), "{why}");
+    assert!(store.functions().await.unwrap().is_empty(), "what needs no queue works");
+    blocker.await.unwrap();
+    assert_eq!(store.depths().await.unwrap(), Depths::default());
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_crashes_is_unavailable_and_then_works_again() {
