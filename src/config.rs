@@ -112,6 +112,8 @@ pub enum StoreConfig {
     Memory,
     /// In a file.
     Sqlite(PathBuf),
+    /// In a PostgreSQL database. The address may hold a password.
+    Postgres(Secret),
 }
 
 /// What messages go over.

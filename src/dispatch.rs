@@ -445,7 +445,10 @@ impl Dispatcher {
                 }
                 Ok(accepted)
             }
-            Err(error) => refuse(Shed::StoreUnavailable, error.to_string().into()),
+            Err(error) => {
+                counters.shed(Shed::StoreUnavailable, 1);
+                Err(store_refused(&error))
+            }
         }
     }
 }
@@ -468,8 +471,11 @@ fn log_store(what: &str, result: store::Result<()>) {
     }
 }
 
+/// Callers are strangers: where the store is, and what is the matter with it, is for the log.
 fn store_refused(error: &store::Error) -> Refused {
-    Refused { reason: Shed::StoreUnavailable, message: error.to_string().into(), retry_after: RETRY_AFTER }
+    tracing::warn!("a caller was turned away: {error}");
+    let message = "the engine's store cannot be used now".into();
+    Refused { reason: Shed::StoreUnavailable, message, retry_after: RETRY_AFTER }
 }
 
 impl Dispatch for Dispatcher {

@@ -16,6 +16,7 @@ use crate::dispatch::{self, Dispatcher};
 use crate::executor::{Executor, ExecutorConfig, Machine, ModuleError, ModuleSource, WasmExecutor};
 use crate::functions::{Digest, Registry, Version, Versions};
 use crate::kinds::Kinds;
+use crate::store::postgres::{PostgresSettings, PostgresStore};
 use crate::store::sqlite::{self, Place, SqliteSettings, SqliteStore};
 use crate::store::{self, Deploy, Deployed, Retention, Store};
 use crate::supervisor::Supervisor;
@@ -109,36 +110,57 @@ pub struct Applied {
     pub functions: Vec<Deployed>,
 }
 
-/// The store's settings, and the directory for what can be made again (compiled code) beside its file.
-fn storage(config: &EngineConfig) -> (SqliteSettings, Option<PathBuf>) {
-    let (place, cache) = match &config.store {
-        StoreConfig::Memory => (Place::Memory, None),
-        StoreConfig::Sqlite(path) => (Place::File(path.clone()), path.parent().map(|parent| parent.join("cache"))),
+/// Opens the store.
+async fn open_store(config: &EngineConfig) -> Result<Arc<dyn Store>, store::Error> {
+    let sqlite = |place| {
+        let synchronous = match config.synchronous {
+            config::Synchronous::Full => sqlite::Synchronous::Full,
+            config::Synchronous::Normal => sqlite::Synchronous::Normal,
+        };
+        SqliteStore::open(SqliteSettings { place, synchronous }).map(|store| -> Arc<dyn Store> { Arc::new(store) })
     };
-    let synchronous = match config.synchronous {
-        config::Synchronous::Full => sqlite::Synchronous::Full,
-        config::Synchronous::Normal => sqlite::Synchronous::Normal,
-    };
-    (SqliteSettings { place, synchronous }, cache)
+    match &config.store {
+        StoreConfig::Memory => sqlite(Place::Memory),
+        StoreConfig::Sqlite(path) => sqlite(Place::File(path.clone())),
+        StoreConfig::Postgres(address) => {
+            let mut settings = PostgresSettings::from_secret(address)
+                .map_err(|error| store::Error::Incompatible(error.to_string()))?;
+            settings.durable = config.synchronous == config::Synchronous::Full;
+            Ok(Arc::new(PostgresStore::open(settings).await?))
+        }
+    }
+}
+
+/// The directory for what can be made again (compiled code): beside the store's file, or where that would be.
+fn cache_dir(manifest: &Path, config: &EngineConfig) -> Option<PathBuf> {
+    match &config.store {
+        StoreConfig::Memory => None,
+        StoreConfig::Sqlite(path) => path.parent().map(|parent| parent.join("cache")),
+        StoreConfig::Postgres(_) => Some(manifest.parent().unwrap_or(Path::new("")).join(".tripline/cache")),
+    }
 }
 
 /// What the executor is told by the engine's settings.
-pub fn executor_config(config: &EngineConfig) -> ExecutorConfig {
+pub fn executor_config(manifest: &Path, config: &EngineConfig) -> ExecutorConfig {
     ExecutorConfig {
         max_instances: config.max_concurrency as u32,
         max_memory_mb: config.max_memory_mb,
         max_module_bytes: config.max_module_bytes,
-        cache_dir: storage(config).1,
+        cache_dir: cache_dir(manifest, config),
         ..ExecutorConfig::default()
     }
 }
 
 impl Engine {
     /// Opens the store and makes the parts. Runs nothing yet.
-    pub fn new(manifest: &Path, config: EngineConfig, machine: Machine, sources: Sources) -> Result<Arc<Self>, Error> {
+    pub async fn new(
+        manifest: &Path,
+        config: EngineConfig,
+        machine: Machine,
+        sources: Sources,
+    ) -> Result<Arc<Self>, Error> {
         let Sources { bus, kinds, jobs } = sources;
-        let (settings, _) = storage(&config);
-        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(settings)?);
+        let store = open_store(&config).await?;
         let executor = WasmExecutor::on(machine, Arc::new(StoredModules(store.clone())))
             .map_err(|error| Error::Executor(error.to_string()))?;
         let executor = Arc::new(executor);

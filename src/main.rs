@@ -173,7 +173,7 @@ fn start(options: &cli::Run, dev: bool) -> anyhow::Result<ExitCode> {
     let path = manifest_path(&options.manifest);
     let document = Document::read(&path)?;
     let manifest = document.manifest(&closed_kinds(over_nats(&document.engine()))?)?;
-    let machine = Machine::new(executor_config(&manifest.engine))?;
+    let machine = Machine::new(executor_config(&path, &manifest.engine))?;
     block_on(serve(&path, document, manifest, machine, dev))
 }
 
@@ -206,7 +206,7 @@ async fn serve(
         #[cfg(not(feature = "job"))]
         jobs: None,
     };
-    let engine = Engine::new(path, config, machine, sources)?;
+    let engine = Engine::new(path, config, machine, sources).await?;
     engine.start(&document, manifest).await?;
 
     let servers = TaskTracker::new();

@@ -21,6 +21,7 @@ use crate::traces::TraceRow;
 
 #[cfg(test)]
 mod conformance;
+pub mod postgres;
 pub mod sqlite;
 
 /// The most rows that one page of a list holds, whatever its filter asks for.
@@ -363,6 +364,12 @@ pub trait Store: Send + Sync + 'static {
     /// When the next unclaimed row is due.
     fn next_due(&self) -> BoxFuture<'_, Result<Option<DateTime<Utc>>>>;
 
+    /// Ends when another engine on the same store has made rows due, or may have. It is a hint: whoever waits for rows
+    /// polls as well. What this very store did wakes nobody here. Where there are no others it never ends.
+    fn woken(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::pending())
+    }
+
     /// Keeps the dead letter of an invocation that is not in the queue, and what to publish about it; forgets its
     /// remembered attempts. An older dead letter of the same invocation is replaced.
     fn bury(&self, dead: Box<DeadLetter>) -> BoxFuture<'_, Result<()>>;
@@ -394,8 +401,9 @@ pub trait Store: Send + Sync + 'static {
     /// Adds messages to the outbox.
     fn outbox_add(&self, messages: Vec<Message>) -> BoxFuture<'_, Result<()>>;
 
-    /// Messages that are due, the longest due first; fewer than `limit` where they are large. Only one publisher works
-    /// at a time, so nothing is claimed.
+    /// Messages that are due, the longest due first; fewer than `limit` where they are large. Only one publisher of a
+    /// store works at a time, so nothing is claimed from itself; what other engines on the same store publish just now
+    /// is left out.
     fn outbox_due(&self, now: DateTime<Utc>, limit: u32) -> BoxFuture<'_, Result<Vec<OutboxRow>>>;
 
     /// Removes messages that the bus has taken, and marks their dead letters as published.

@@ -58,6 +58,8 @@ fn store_label(store: &StoreConfig) -> String {
     match store {
         StoreConfig::Memory => "SQLite in memory: nothing survives a restart".to_owned(),
         StoreConfig::Sqlite(path) => format!("SQLite, {}", path.display()),
+        // The address may hold a password.
+        StoreConfig::Postgres(address) => format!("PostgreSQL, {address}"),
     }
 }
 

@@ -14,12 +14,14 @@ use super::{
     BusConfig, EngineConfig, HttpConfig, Secret, StoreConfig, Synchronous, TracesConfig, names, servers, words,
 };
 use crate::kinds::inline_schema;
+use crate::store::postgres::{ParseError, PostgresSettings};
 
 /// The engine: where it keeps its state, what it listens on, and its bounds. Taken in at the start; a reload leaves it.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct EngineSection {
-    /// What state is kept in: `sqlite:` and a file, or `memory`, which forgets everything at the end.
+    /// What state is kept in: `sqlite:` and a file; `postgres://user:password@host:5432/database`, which several engines
+    /// may share (`?schema=name` for another schema than `tripline`); or `memory`, which forgets everything at the end.
     store: String,
     /// How much of a commit survives a loss of power: `full` is all of it; `normal` commits faster and may lose the
     /// last commits. A crash of the engine alone loses nothing either way.
@@ -219,7 +221,8 @@ impl Reader<'_> {
 
     fn store(&mut self, typed: &str) -> StoreConfig {
         let default = || StoreConfig::Sqlite(self.directory.join(".tripline/state.db"));
-        let help = "write \"sqlite:\" and a file, like \"sqlite:.tripline/state.db\", or \"memory\"";
+        let help = "write \"sqlite:\" and a file, like \"sqlite:.tripline/state.db\", or \"memory\", or a PostgreSQL \
+                    address like \"postgres://user:password@host/database\"";
         if typed == "memory" {
             return StoreConfig::Memory;
         }
@@ -235,9 +238,10 @@ impl Reader<'_> {
                 self.wrong("store", "the store is a file's path, not a URL", help);
             }
             Some(("sqlite", file)) => return StoreConfig::Sqlite(self.directory.join(file)),
-            Some(("postgres" | "postgresql", _)) => {
-                self.wrong("store", "the store \"postgres\" is not in this build", help);
-            }
+            Some(("postgres" | "postgresql", _)) => match typed.parse::<PostgresSettings>() {
+                Ok(_) => return StoreConfig::Postgres(Secret::new(typed)),
+                Err(ParseError { message, help }) => self.wrong("store", message, help),
+            },
             // What follows a scheme may be a secret.
             Some((scheme, _)) => {
                 let scheme = words::quoted(scheme);
@@ -336,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn stores_are_memory_and_files() {
+    fn stores_are_memory_files_and_servers() {
         for (typed, store) in [
             ("memory", StoreConfig::Memory),
             ("sqlite:x.db", StoreConfig::Sqlite("dir/x.db".into())),
@@ -345,9 +349,14 @@ mod tests {
             assert_eq!(read_one("store", json!(typed)), (read_one("store", json!(typed)).0, vec![]));
             assert_eq!(read_one("store", json!(typed)).0.store, store);
         }
+        let (config, told) = read_one("store", json!("postgres://me:hunter2@db/x?schema=jobs"));
+        assert_eq!(told, Vec::<String>::new());
+        assert_eq!(config.store, StoreConfig::Postgres(Secret::new("postgres://me:hunter2@db/x?schema=jobs")));
+        assert!(!format!("{config:?}").contains("hunter2"));
         for (typed, message) in [
-            ("postgres://me:hunter2@db/x", "the store \"postgres\" is not in this build"),
-            ("postgresql://db", "the store \"postgres\" is not in this build"),
+            ("postgres://me:hunter2@db/x?schema=", "the store's schema is not a name that the engine can use"),
+            ("postgresql://db", "the store's address names no database"),
+            ("postgres:me:hunter2@db/x", "the store's address has no \"//\" behind its scheme"),
             ("mysql://me:hunter2@db/x", "there is no store of the kind \"mysql\""),
             ("sqlite:", "the store names no file"),
             ("sqlite::memory:", "the store names no file"),

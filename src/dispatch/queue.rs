@@ -25,7 +25,7 @@ impl Dispatcher {
     pub(super) async fn run_queue(self: Arc<Self>) {
         while !self.draining.is_cancelled() {
             // Armed before the look, so that a row added behind the look wakes us.
-            let woken = self.queue_wake.notified();
+            let (woken, heard) = (self.queue_wake.notified(), self.store.woken());
             let room = self.settings.max_concurrency.saturating_sub(self.held.lock().len()).min(BATCH);
             let claimed = if room == 0 { Vec::new() } else { self.claim(room).await };
             if claimed.len() == room && room > 0 {
@@ -36,6 +36,7 @@ impl Dispatcher {
             let pause = self.until_next_due().await;
             tokio::select! {
                 () = woken => {}
+                () = heard => {}
                 () = tokio::time::sleep(pause) => {}
                 () = self.draining.cancelled() => {}
             }

@@ -7,6 +7,7 @@ mod jobs;
 mod limits;
 mod main_job;
 mod on_nats;
+mod on_postgres;
 mod pubsub;
 mod reload;
 mod support;

@@ -3,10 +3,10 @@
 #![allow(unreachable_pub, reason = "the stories' common vocabulary reads as such")]
 
 pub mod engine;
+pub mod found;
 pub mod nats;
 pub mod postgres;
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// How long something may take to come true. Generous, since every core may be busy; a test that waits this long fails.
@@ -30,15 +30,4 @@ pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
         Ok(value) => value,
         Err(_) => panic!("waited {} s for {what}", WITHIN.as_secs()),
     }
-}
-
-/// The first of these that is a file.
-fn program(candidates: impl IntoIterator<Item = PathBuf>) -> Option<PathBuf> {
-    candidates.into_iter().find(|path| path.is_file())
-}
-
-/// Where a program of this name would be on the path.
-fn on_path(name: &str) -> Vec<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).map(|directory| directory.join(name)).collect()
 }

@@ -158,7 +158,7 @@ const BAD: &[(&str, &str)] = &[
     ("engine:admin_listen = \"0.0.0.0:1\"", "engine.admin_listen: 0.0.0.0:1 is not a loopback address"),
     ("engine:listen = \"7070\"", "engine.listen: \"7070\" is not an address and a port"),
     ("engine:namespace = \"My Shop\"", "engine.namespace: a namespace cannot be called \"My Shop\""),
-    ("engine:store = \"postgres://db\"", "engine.store: the store \"postgres\" is not in this build"),
+    ("engine:store = \"postgres://db\"", "engine.store: the store's address names no database"),
     ("engine:bus = \"carrier-pigeon\"", "engine.bus: there is no bus \"carrier-pigeon\""),
     // Subjects.
     ("dlq_topic = \"dead.>\"", "functions.one.dlq_topic: \"dead.>\" is not a subject: wildcard"),

@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::engine::workspace;
-use super::{on_path, program};
+use super::found::{on_path, program};
 
 /// A NATS server with data of its own. Killed when dropped.
 pub struct Server {

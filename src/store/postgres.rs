@@ -1,0 +1,339 @@
+//! The store in a schema of a PostgreSQL database: what several engines can share.
+//!
+//! No engine owns the schema. Claims are columns of the queue with the caller's clock as their measure; everything that
+//! two engines could do at once is one statement, or takes a lock of the database. Operations are set-based: accepts and
+//! settles that arrive together share a statement and a commit (`gather`).
+//!
+//! Three decisions that a reader would question:
+//!
+//! - Statements name no schema: each connection's `search_path` is the store's schema alone. Their text is then fixed,
+//!   and so are the plans that connections keep. A pooler between engine and server must keep sessions.
+//! - `NOTIFY` is sent behind the commits and not in them (`listen`): in them, it would make all commits of the server
+//!   that notify wait for each other. An engine that dies in between leaves its rows to the others' polls.
+//! - An operation whose connection breaks is not repeated here, since it may have been done. Its caller is told
+//!   `Unavailable` and knows whether to try again. One that the server undid to resolve a conflict is repeated.
+
+#[macro_use]
+mod work;
+
+mod attempts;
+mod column;
+mod dead;
+mod due;
+mod error;
+mod functions;
+mod gather;
+mod listen;
+mod outbox;
+mod prune;
+mod queue;
+mod schema;
+mod settings;
+mod settle;
+mod status;
+#[cfg(test)]
+mod tests;
+mod traces;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use sqlx::{Connection as _, PgConnection};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+use trigger_core::{Accepted, Binding, BoxFuture, Message, Status};
+use uuid::Uuid;
+
+use self::error::Fail;
+use self::gather::Gather;
+pub use self::settings::{ParseError, PostgresSettings};
+use self::settle::Ending;
+use self::work::Core;
+use super::{
+    Claimed, DeadLetter, DeadLetterFilter, DeadLetterSummary, Deploy, Deployed, Depths, Error, FailedAttempt,
+    FunctionRow, KeptDeadLetter, OutboxRow, QueuedInvocation, Redriven, Result, Retention, Settle, Store, TraceFilter,
+    VersionRow,
+};
+use crate::functions::Digest;
+use crate::traces::TraceRow;
+
+/// How long the server has to answer at the start.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How much longer than a statement may take its answer is waited for: it is lost then, and its connection with it.
+const ANSWER_GRACE: Duration = Duration::from_secs(5);
+
+/// Groups of accepts, and of settles, under way at once.
+const WORKERS: usize = 3;
+
+/// The store in PostgreSQL.
+pub struct PostgresStore {
+    core: Arc<Core>,
+    accepts: Gather<Vec<queue::Row>, Vec<Accepted>>,
+    settles: Gather<Ending, bool>,
+    /// Names this engine in what it publishes and tells.
+    me: Uuid,
+    _stop: DropGuard,
+}
+
+impl PostgresStore {
+    /// Connects, and makes the schema or brings it up to date. A server that is away is an error.
+    pub async fn open(settings: PostgresSettings) -> Result<Self> {
+        let place = settings.place.clone();
+        Self::connect(settings).await.map_err(|error| error::at(&place, error))
+    }
+
+    async fn connect(settings: PostgresSettings) -> Result<Self> {
+        // Not through the pool, which tries again until its time is over and then knows no reason.
+        let connect = PgConnection::connect_with(&settings.options);
+        let connected = tokio::time::timeout(CONNECT_TIMEOUT, connect).await;
+        let mut connection =
+            connected.map_err(|_| error::too_long(CONNECT_TIMEOUT))?.map_err(|error| Fail::from(error).into_error())?;
+        schema::migrate(&mut connection, &settings.schema).await.map_err(Fail::into_error)?;
+        // A connection that ends badly is of no consequence any more.
+        let _ = connection.close().await;
+
+        let core = Arc::new(Core {
+            pool: work::pool(&settings),
+            place: settings.place.clone(),
+            limit: settings.statement_timeout + ANSWER_GRACE,
+            signals: Arc::default(),
+        });
+        let (tasks, stop, me) = (TaskTracker::new(), CancellationToken::new(), Uuid::now_v7());
+        let (pool, channel, signals) = (core.pool.clone(), settings.channel(), core.signals.clone());
+        tasks.spawn(listen::tell(pool, channel, me, signals.clone(), stop.clone()));
+        tasks.spawn(listen::hear(settings, me, signals, stop.clone()));
+        let (accepting, settling) = (core.clone(), core.clone());
+        Ok(Self {
+            accepts: Gather::start(&tasks, WORKERS, move |lists| {
+                let core = accepting.clone();
+                Box::pin(async move { core.accept(lists).await })
+            }),
+            settles: Gather::start(&tasks, WORKERS, move |endings| {
+                let core = settling.clone();
+                Box::pin(async move { core.settle(endings).await })
+            }),
+            core,
+            me,
+            _stop: stop.drop_guard(),
+        })
+    }
+}
+
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresStore").field("place", &self.core.place).finish_non_exhaustive()
+    }
+}
+
+impl Store for PostgresStore {
+    fn deploy(&self, namespace: String, functions: Vec<Deploy>) -> BoxFuture<'_, Result<Vec<Deployed>>> {
+        Box::pin(async move {
+            // Hashing megabytes belongs on a thread that may take its time.
+            let (functions, digests) = blocking(move || {
+                let digests = functions::check(&namespace, &functions)?;
+                Ok(((namespace, functions), digests))
+            })
+            .await?;
+            let (namespace, functions) = functions;
+            on_connection!(self.core, |connection| functions::deploy(connection, &namespace, &functions, &digests))
+        })
+    }
+
+    fn functions(&self) -> BoxFuture<'_, Result<Vec<FunctionRow>>> {
+        Box::pin(async move { on_connection!(self.core, |connection| functions::routed(connection)) })
+    }
+
+    fn versions(&self, namespace: String, name: String) -> BoxFuture<'_, Result<Vec<VersionRow>>> {
+        Box::pin(
+            async move { on_connection!(self.core, |connection| functions::versions(connection, &namespace, &name)) },
+        )
+    }
+
+    fn version(&self, namespace: String, name: String, number: u32) -> BoxFuture<'_, Result<Option<VersionRow>>> {
+        Box::pin(async move {
+            on_connection!(self.core, |connection| functions::version(connection, &namespace, &name, number))
+        })
+    }
+
+    fn module(&self, digest: Digest) -> BoxFuture<'_, Result<Option<Bytes>>> {
+        Box::pin(async move {
+            let bytes = on_connection!(self.core, |connection| functions::module(connection, digest))?;
+            let Some(bytes) = bytes else { return Ok(None) };
+            blocking(move || {
+                if Digest::of(&bytes) == digest {
+                    return Ok(Some(Bytes::from(bytes)));
+                }
+                let why = "its bytes have another digest; deploy it again".to_owned();
+                Err(Error::Corrupt { what: format!("module {digest}"), why })
+            })
+            .await
+        })
+    }
+
+    fn accept(&self, queued: Vec<QueuedInvocation>) -> BoxFuture<'_, Result<Vec<Accepted>>> {
+        Box::pin(async move {
+            let rows: Vec<queue::Row> = queued.iter().map(queue::Row::new).collect();
+            let bytes = rows.iter().map(queue::Row::bytes).sum();
+            self.accepts.run(rows, bytes).await
+        })
+    }
+
+    fn keep(&self, queued: QueuedInvocation) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let row = queue::Row::new(&queued).without_key();
+            on_connection!(self.core, |connection| queue::insert(connection, &row))?;
+            self.core.due_now(std::iter::once(queued.run_at));
+            Ok(())
+        })
+    }
+
+    fn claim(&self, now: DateTime<Utc>, lease_until: DateTime<Utc>, limit: u32) -> BoxFuture<'_, Result<Vec<Claimed>>> {
+        Box::pin(async move {
+            loop {
+                let token = Uuid::now_v7();
+                let rows = on_connection!(self.core, |connection| {
+                    queue::claim(connection, now, lease_until, token, limit)
+                })?;
+                let mut claimed = Vec::with_capacity(rows.len());
+                let mut parked = Vec::new();
+                for row in rows {
+                    match row.read(token) {
+                        Ok(row) => claimed.push(row),
+                        Err(unreadable) => parked.push(unreadable),
+                    }
+                }
+                if parked.is_empty() {
+                    return Ok(claimed);
+                }
+                for row in parked {
+                    match on_connection!(self.core, |connection| queue::park(connection, &row, token)) {
+                        Ok(()) => {}
+                        Err(error) if claimed.is_empty() => return Err(error),
+                        // They come again when their lease has run out; the others need not wait for that.
+                        Err(error) => {
+                            tracing::error!("unreadable events could not be parked: {error}");
+                            return Ok(claimed);
+                        }
+                    }
+                }
+                if !claimed.is_empty() {
+                    return Ok(claimed);
+                }
+            }
+        })
+    }
+
+    fn renew(&self, claims: Vec<(Uuid, Uuid)>, lease_until: DateTime<Utc>) -> BoxFuture<'_, Result<Vec<Uuid>>> {
+        Box::pin(async move { on_connection!(self.core, |connection| queue::renew(connection, &claims, lease_until)) })
+    }
+
+    fn settle(&self, invocation_id: Uuid, token: Uuid, settle: Settle) -> BoxFuture<'_, Result<bool>> {
+        Box::pin(async move {
+            let ending = Ending::new((invocation_id, token), &settle)?;
+            let bytes = ending.bytes();
+            self.settles.run(ending, bytes).await
+        })
+    }
+
+    fn next_due(&self) -> BoxFuture<'_, Result<Option<DateTime<Utc>>>> {
+        Box::pin(async move { on_connection!(self.core, |connection| queue::next_due(connection)) })
+    }
+
+    fn woken(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.core.signals.woken.notified())
+    }
+
+    fn bury(&self, dead: Box<DeadLetter>) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let row = dead::Row::new(&dead);
+            on_connection!(self.core, |connection| dead::insert(connection, &row))
+        })
+    }
+
+    fn remember_attempt(&self, invocation_id: Uuid, attempt: FailedAttempt) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            on_connection!(self.core, |connection| attempts::remember(connection, invocation_id, &attempt))
+        })
+    }
+
+    fn remembered_attempts(&self, invocation_id: Uuid) -> BoxFuture<'_, Result<Vec<FailedAttempt>>> {
+        Box::pin(async move { on_connection!(self.core, |connection| attempts::remembered(connection, invocation_id)) })
+    }
+
+    fn forget_attempts(&self, invocation_id: Uuid) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move { on_connection!(self.core, |connection| attempts::forget(connection, invocation_id)) })
+    }
+
+    fn status(&self, invocation_id: Uuid) -> BoxFuture<'_, Result<Option<Status>>> {
+        Box::pin(async move { on_connection!(self.core, |connection| status::of(connection, invocation_id)) })
+    }
+
+    fn last_scheduled(&self, binding: Binding) -> BoxFuture<'_, Result<Option<DateTime<Utc>>>> {
+        Box::pin(async move { on_connection!(self.core, |connection| queue::last_scheduled(connection, &binding)) })
+    }
+
+    fn dead_letters(&self, filter: DeadLetterFilter) -> BoxFuture<'_, Result<Vec<DeadLetterSummary>>> {
+        Box::pin(async move { on_connection!(self.core, |connection| dead::list(connection, &filter)) })
+    }
+
+    fn dead_letter(&self, invocation_id: Uuid) -> BoxFuture<'_, Result<Option<KeptDeadLetter>>> {
+        Box::pin(async move { on_connection!(self.core, |connection| dead::get(connection, invocation_id, false)) })
+    }
+
+    fn redrive(&self, invocation_id: Uuid, run_at: DateTime<Utc>) -> BoxFuture<'_, Result<Redriven>> {
+        Box::pin(async move {
+            let redriven = on_connection!(self.core, |connection| dead::redrive(connection, invocation_id, run_at))?;
+            if redriven == Redriven::Queued {
+                self.core.due_now(std::iter::once(run_at));
+            }
+            Ok(redriven)
+        })
+    }
+
+    fn outbox_add(&self, messages: Vec<Message>) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let rows: Vec<outbox::Row> = messages.iter().map(outbox::Row::new).collect();
+            on_connection!(self.core, |connection| outbox::add(connection, &rows))
+        })
+    }
+
+    fn outbox_due(&self, now: DateTime<Utc>, limit: u32) -> BoxFuture<'_, Result<Vec<OutboxRow>>> {
+        Box::pin(async move { on_connection!(self.core, |connection| outbox::due(connection, self.me, now, limit)) })
+    }
+
+    fn outbox_sent(&self, ids: Vec<Uuid>) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move { on_connection!(self.core, |connection| outbox::sent(connection, &ids)) })
+    }
+
+    fn outbox_failed(&self, id: Uuid, retry_at: DateTime<Utc>, error: String) -> BoxFuture<'_, Result<()>> {
+        Box::pin(
+            async move { on_connection!(self.core, |connection| outbox::failed(connection, id, retry_at, &error)) },
+        )
+    }
+
+    fn write_traces(&self, rows: Vec<TraceRow>) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move { on_connection!(self.core, |connection| traces::insert(connection, &rows)) })
+    }
+
+    fn traces(&self, filter: TraceFilter) -> BoxFuture<'_, Result<Vec<TraceRow>>> {
+        Box::pin(async move { on_connection!(self.core, |connection| traces::list(connection, &filter)) })
+    }
+
+    fn depths(&self) -> BoxFuture<'_, Result<Depths>> {
+        Box::pin(async move { on_connection!(self.core, |connection| queue::depths(connection)) })
+    }
+
+    fn prune(&self, retention: Retention) -> BoxFuture<'_, Result<bool>> {
+        Box::pin(async move { on_connection!(self.core, |connection| prune::step(connection, &retention)) })
+    }
+}
+
+/// Does what takes long without waiting on a thread that may do so.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(Error::Unavailable(format!("the operation ended early: {error}"))))
+}
