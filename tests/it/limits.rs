@@ -57,7 +57,9 @@ async fn a_timeout_is_precise() {
     project.post("/steer", "s").await;
     project.post("/steer", "s").await;
     let trace = &project.admin("/api/v1/traces?limit=1").await["items"][0];
-    let ran = Duration::from_nanos(trace["phases"]["run"].as_u64().unwrap());
+    let phase = |name: &str| Duration::from_nanos(trace["phases"][name].as_u64().unwrap());
+    // The time is the attempt's: finding the code and making the instance are part of it.
+    let ran = phase("load") + phase("instantiate") + phase("run");
     assert!(ran >= Duration::from_millis(500), "{ran:?}");
     // The limit is 20 ms; a machine that is shared with other builds gets more here, the benchmark holds the limit.
     assert!(ran < Duration::from_millis(700), "{ran:?}");
