@@ -82,8 +82,8 @@ pub struct SetupError(String);
 
 /// Where guests run: address space laid out for them, and what they may import.
 ///
-/// Made apart from the executor, since laying out the pool changes the protection of hundreds of pages, which costs ten
-/// times as much once the process has more than one thread.
+/// Made apart from the executor, so that the pool can be laid out before the process has other threads, each of which
+/// would be told of every page whose protection changes.
 pub struct Machine {
     engine: Engine,
     allocation: Allocation,
