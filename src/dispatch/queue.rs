@@ -10,7 +10,8 @@ use trigger_core::{DeadReason, Failure, FailureCode};
 use uuid::Uuid;
 
 use super::retry::Decision;
-use super::{Dispatcher, Running, decide};
+use super::running::Running;
+use super::{Dispatcher, decide};
 use crate::functions::{Route, Version};
 use crate::store::{self, Claimed, Settle};
 

@@ -1,0 +1,186 @@
+//! One attempt's account: whatever becomes of it, it ends in one record and one count.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::Utc;
+use trigger_core::{Answer, DeadReason, Failure, InvocationContext, Message, Response, Shed, SkipReason};
+
+use super::ledger::Counters;
+use super::retry::Decision;
+use super::{Dispatcher, RETRY_AFTER};
+use crate::functions::Version;
+use crate::store::{self, FailedAttempt};
+use crate::traces::{Failed, Outcome, Phases, Record};
+
+/// An invocation under way: whatever becomes of it, it leaves one record and one count.
+///
+/// Every ending consumes it. Dropped without one (the caller went away and took the future with it), it ends as
+/// cancelled.
+pub(super) struct Running<'a> {
+    pub(super) dispatcher: &'a Dispatcher,
+    pub(super) counters: Arc<Counters>,
+    pub(super) invocation: InvocationContext,
+    /// Whether a row of the queue stands behind it.
+    pub(super) queued: bool,
+    pub(super) version: Option<Arc<Version>>,
+    pub(super) wait: Duration,
+    pub(super) load: Duration,
+    pub(super) instantiate: Duration,
+    pub(super) run: Duration,
+    pub(super) settle_began: Option<Instant>,
+    pub(super) memory_peak_bytes: u64,
+    pub(super) effects: Vec<Message>,
+    pub(super) detail: Option<Box<crate::executor::Detail>>,
+    pub(super) ended: bool,
+}
+
+impl<'a> Running<'a> {
+    pub(super) fn new(dispatcher: &'a Dispatcher, counters: Arc<Counters>, invocation: InvocationContext) -> Self {
+        counters.accepted();
+        Self::begin(dispatcher, counters, invocation)
+    }
+
+    fn begin(dispatcher: &'a Dispatcher, counters: Arc<Counters>, invocation: InvocationContext) -> Self {
+        Self {
+            dispatcher,
+            counters,
+            invocation,
+            queued: false,
+            version: None,
+            wait: Duration::ZERO,
+            load: Duration::ZERO,
+            instantiate: Duration::ZERO,
+            run: Duration::ZERO,
+            settle_began: None,
+            memory_peak_bytes: 0,
+            effects: Vec::new(),
+            detail: None,
+            ended: false,
+        }
+    }
+
+    /// One that comes from a row: it was counted when it was accepted.
+    pub(super) fn from_row(dispatcher: &'a Dispatcher, counters: Arc<Counters>, invocation: InvocationContext) -> Self {
+        let mut running = Self::begin(dispatcher, counters, invocation);
+        running.queued = true;
+        running
+    }
+
+    pub(super) fn failed_attempt(&self, failure: &Failure, decision: Decision) -> FailedAttempt {
+        let duration = self.load + self.instantiate + self.run;
+        FailedAttempt {
+            number: self.invocation.attempt,
+            version: self.version.as_ref().map_or(0, |version| version.number),
+            started_at: Utc::now() - duration,
+            duration_ms: duration.as_millis() as u64,
+            failure: failure.clone(),
+            retry_delay_ms: match decision {
+                Decision::Retry(delay) => Some(delay.as_millis() as u64),
+                Decision::Dead(_) => None,
+            },
+        }
+    }
+
+    pub(super) fn ok(mut self, response: Response) -> Answer {
+        self.counters.ok();
+        self.end(Outcome::Ok, response.body.len() as u64, None);
+        Answer::Ok(response)
+    }
+
+    pub(super) fn failed(mut self, failure: Failure) -> Answer {
+        self.counters.failed(failure.code);
+        self.end(Outcome::Failed, 0, Some((failure.clone(), None)));
+        Answer::Failed(failure)
+    }
+
+    pub(super) fn dead(mut self, reason: DeadReason, failure: Failure) -> Answer {
+        self.counters.dead(reason);
+        self.end(Outcome::Dead(reason), 0, Some((failure.clone(), None)));
+        Answer::Dead { reason, failure }
+    }
+
+    /// It failed and will be tried again: the invocation has not ended, its attempt has.
+    pub(super) fn retry(mut self, delay: Duration, failure: Failure) {
+        self.counters.retry(failure.code);
+        self.end(Outcome::Retry, 0, Some((failure, Some(delay))));
+    }
+
+    pub(super) fn shed(mut self, reason: Shed) -> Answer {
+        self.counters.shed(reason, 1);
+        self.end(Outcome::Shed(reason), 0, None);
+        Answer::Shed { reason, retry_after: RETRY_AFTER }
+    }
+
+    pub(super) fn skipped(mut self, reason: SkipReason) -> Answer {
+        self.counters.skipped(reason);
+        self.end(Outcome::Skipped(reason), 0, None);
+        Answer::Skipped(reason)
+    }
+
+    pub(super) fn cancelled(mut self) -> Answer {
+        self.counters.cancelled();
+        self.end(Outcome::Cancelled, 0, None);
+        Answer::Cancelled
+    }
+
+    pub(super) fn store_unavailable(self, error: &store::Error) -> Answer {
+        tracing::warn!(invocation = %self.invocation.invocation_id, "an event was turned away: {error}");
+        self.shed(Shed::StoreUnavailable)
+    }
+
+    /// Writes the record. The invocation gives it what is its own, since nobody needs that any more.
+    fn end(&mut self, outcome: Outcome, output_bytes: u64, failed: Option<(Failure, Option<Duration>)>) {
+        self.ended = true;
+        let total = self.invocation.received.elapsed();
+        let settle = self.settle_began.map_or(Duration::ZERO, |began| began.elapsed());
+        let ran = self.load + self.instantiate + self.run;
+        let nanos = |duration: Duration| duration.as_nanos() as u64;
+        let phases = Phases {
+            // Nothing was settled: what is neither load nor guest was the way to the slot.
+            wait: nanos(self.wait.max(total.saturating_sub(ran + settle))),
+            load: nanos(self.load),
+            instantiate: nanos(self.instantiate),
+            run: nanos(self.run),
+            settle: nanos(settle),
+        };
+        let invocation = &mut self.invocation;
+        let record = Record {
+            invocation_id: invocation.invocation_id,
+            binding: invocation.binding.clone(),
+            version: self.version.take(),
+            attempt: invocation.attempt,
+            depth: invocation.depth,
+            parent: invocation.parent,
+            trace_id: invocation.trace.trace_id,
+            span_id: invocation.trace.span_id,
+            parent_span: invocation.trace.parent_span,
+            // A row was received long before the attempt that it stands for now.
+            started_at: if self.queued { Utc::now() - total } else { invocation.received_at },
+            phases,
+            outcome,
+            input_bytes: invocation.payload.len() as u64,
+            output_bytes,
+            memory_peak_bytes: self.memory_peak_bytes,
+            request_id: invocation.request_id.take(),
+            caller: invocation.caller.take(),
+            subject: std::mem::take(&mut invocation.subject),
+            failed: failed.map(|(failure, delay)| {
+                let retry_delay_ms = delay.map(|delay| delay.as_millis() as u64);
+                Box::new(Failed { failure, retry_delay_ms })
+            }),
+            detail: self.detail.take(),
+        };
+        crate::telemetry::attempt_ended(&record);
+        self.dispatcher.ring.push(record);
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.counters.cancelled();
+            self.end(Outcome::Cancelled, 0, None);
+        }
+    }
+}
