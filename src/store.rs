@@ -23,6 +23,7 @@ use crate::traces::TraceRow;
 mod conformance;
 pub mod postgres;
 pub mod sqlite;
+mod stored;
 
 /// The most rows that one page of a list holds, whatever its filter asks for.
 pub const MAX_PAGE: u32 = 1000;

@@ -10,6 +10,7 @@ use trigger_core::{Binding, Kind};
 
 use super::error::{Fail, Outcome};
 use crate::store::Error;
+use crate::store::stored::json_error;
 
 /// A text as PostgreSQL can keep it: it takes every character but NUL. Only what is shown or compared goes through
 /// here; what must come back unchanged is in JSON or in bytes.
@@ -62,11 +63,6 @@ pub(super) fn binding(row: &PgRow, first: usize) -> Outcome<Binding> {
 /// Reads JSON; `what` says whose, where it cannot be read.
 pub(super) fn json<T: DeserializeOwned>(text: &str, what: impl FnOnce() -> String) -> Outcome<T> {
     serde_json::from_str(text).map_err(|error| corrupt(what(), json_error(&error)))
-}
-
-/// What is wrong with JSON, and where. The error's own text may quote a value, which may be a secret.
-pub(super) fn json_error(error: &serde_json::Error) -> String {
-    format!("its JSON has a {:?} error at line {}, column {}", error.classify(), error.line(), error.column())
 }
 
 /// JSON of attempts, failures and headers.

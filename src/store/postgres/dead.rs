@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::error::Outcome;
 use super::{column, outbox, queue};
+use crate::store::stored::json_error;
 use crate::store::{
     DeadLetter, DeadLetterFilter, DeadLetterSummary, KeptDeadLetter, MAX_PAGE, QueuedInvocation, Redriven,
 };
@@ -262,7 +263,7 @@ pub(super) async fn get(connection: &mut PgConnection, id: Uuid, lock: bool) -> 
     let digest = digest.map(|text| text.parse()).transpose().map_err(|error| column::corrupt(whose(), error))?;
     let dead = DeadLetter {
         invocation: InvocationContext::from_stored(&context, payload)
-            .map_err(|error| column::corrupt(whose(), column::json_error(&error)))?,
+            .map_err(|error| column::corrupt(whose(), json_error(&error)))?,
         version: column::optional_number(&row, 2)?,
         digest,
         attempts: column::json(&attempts, whose)?,

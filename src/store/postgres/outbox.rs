@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::column;
 use super::error::Outcome;
 use crate::store::OutboxRow;
+use crate::store::stored::json_error;
 
 /// What one page may hold, in bytes, before it stops short of its limit.
 const MAX_PAGE_BYTES: i64 = 32 << 20;
@@ -127,7 +128,7 @@ pub(super) async fn due(
             Ok(headers) => headers,
             Err(error) => {
                 // Without its headers it would lose its depth, and with it the guard against loops.
-                let error = column::json_error(&error);
+                let error = json_error(&error);
                 tracing::error!(%id, "a message in the outbox cannot be read and stays there: {error}");
                 continue;
             }

@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use super::column;
 use super::error::Outcome;
+use crate::store::stored::json_error;
 use crate::store::{MAX_PAGE, TraceFilter};
 use crate::traces::TraceRow;
 
@@ -58,7 +59,7 @@ pub(super) async fn list(connection: &mut PgConnection, filter: &TraceFilter) ->
         match serde_json::from_str(&trace) {
             Ok(trace) => page.push(trace),
             Err(error) => {
-                let error = column::json_error(&error);
+                let error = json_error(&error);
                 tracing::warn!(invocation_id = %id, "a trace row cannot be read and is left out: {error}");
             }
         }

@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use trigger_core::{Binding, Kind};
 use uuid::Uuid;
 
+use crate::store::stored::json_error;
 use crate::store::{Error, Result};
 
 /// Microseconds since 1970-01-01 UTC.
@@ -63,11 +64,6 @@ pub(super) fn binding(row: &Row<'_>, first: usize) -> Result<Binding> {
 /// Reads JSON; `what` says whose, where it cannot be read.
 pub(super) fn json<T: DeserializeOwned>(text: &str, what: impl FnOnce() -> String) -> Result<T> {
     serde_json::from_str(text).map_err(|error| corrupt(what(), json_error(&error)))
-}
-
-/// What is wrong with JSON, and where. The error's own text may quote a value, which may be a secret.
-pub(super) fn json_error(error: &serde_json::Error) -> String {
-    format!("its JSON has a {:?} error at line {}, column {}", error.classify(), error.line(), error.column())
 }
 
 /// What is stored cannot be read.

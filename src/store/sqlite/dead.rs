@@ -9,6 +9,7 @@ use trigger_core::{Binding, Custody, DeadReason, Failure, InvocationContext};
 use uuid::Uuid;
 
 use super::{column, outbox, queue};
+use crate::store::stored::json_error;
 use crate::store::{
     DeadLetter, DeadLetterFilter, DeadLetterSummary, KeptDeadLetter, MAX_PAGE, QueuedInvocation, Redriven, Result,
 };
@@ -190,7 +191,7 @@ pub(super) fn get(connection: &Connection, id: Uuid) -> Result<Option<KeptDeadLe
     let digest = digest.map(|text| text.parse()).transpose().map_err(|error| column::corrupt(whose(), error))?;
     let dead = DeadLetter {
         invocation: InvocationContext::from_stored(&context, payload)
-            .map_err(|error| column::corrupt(whose(), column::json_error(&error)))?,
+            .map_err(|error| column::corrupt(whose(), json_error(&error)))?,
         version: row.get(2)?,
         digest,
         attempts: column::json(&attempts, whose)?,

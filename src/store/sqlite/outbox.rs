@@ -7,6 +7,7 @@ use trigger_core::{Headers, Message};
 use uuid::Uuid;
 
 use super::column;
+use crate::store::stored::json_error;
 use crate::store::{OutboxRow, Result};
 
 /// What one page may hold, in bytes, before it stops short of its limit.
@@ -82,7 +83,7 @@ pub(super) fn due(connection: &Connection, now: DateTime<Utc>, limit: u32) -> Re
             Ok(headers) => headers,
             Err(error) => {
                 // Without its headers it would lose its depth, and with it the guard against loops.
-                let error = column::json_error(&error);
+                let error = json_error(&error);
                 tracing::error!(%id, "a message in the outbox cannot be read and stays there: {error}");
                 continue;
             }

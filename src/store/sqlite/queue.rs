@@ -159,7 +159,7 @@ pub(super) fn claim(
     drop(rows);
     let mut insert = connection.prepare_cached(sql::INSERT_CLAIM)?;
     for due in &claimed {
-        insert.execute(params![due.id.as_bytes(), token.as_bytes(), column::micros(lease_until)])?;
+        insert.execute(params![due.id().as_bytes(), token.as_bytes(), column::micros(lease_until)])?;
     }
     Ok(claimed)
 }

@@ -4,6 +4,7 @@ use rusqlite::{Connection, ToSql, params};
 use uuid::Uuid;
 
 use super::column;
+use crate::store::stored::json_error;
 use crate::store::{MAX_PAGE, Result, TraceFilter};
 use crate::traces::TraceRow;
 
@@ -88,7 +89,7 @@ pub(super) fn list(connection: &Connection, filter: &TraceFilter) -> Result<Vec<
         match serde_json::from_str(trace) {
             Ok(trace) => page.push(trace),
             Err(error) => {
-                let error = column::json_error(&error);
+                let error = json_error(&error);
                 tracing::warn!(invocation_id = %id, "a trace row cannot be read and is left out: {error}");
             }
         }
