@@ -81,18 +81,21 @@ async fn a_dead_message_is_terminated_and_never_comes_again() {
         client(&server).await.subscribe("$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.WORK.steer").await.unwrap();
     let dispatch = FakeDispatch::new(|event| match &*event.payload {
         b"poison" => Answer::Dead { reason: DeadReason::Permanent, failure: guest_error() },
+        // Longer than the stream waits for an acknowledgement: the server's own clock says when that has passed.
+        b"later" if event.attempt == 1 => Answer::Retry { after: Duration::from_millis(1500), failure: guest_error() },
         _ => Answer::Ok(Response::default()),
     });
     let trigger = run(&server, steer(), dispatch).await;
     put(&js, "poison").await;
     put(&js, "good").await;
+    put(&js, "later").await;
     all_settled(&stream).await;
     let advisory = within("the server's word", terminated.next()).await.unwrap();
     let advisory: Value = serde_json::from_slice(&advisory.payload).unwrap();
     assert_eq!(advisory["stream_seq"], 1);
-    // Longer than the stream waits for an acknowledgement.
-    tokio::time::sleep(Duration::from_millis(1500)).await;
-    assert_eq!(trigger.seen().len(), 2);
+    let seen = trigger.seen();
+    let came = |payload: &str| seen.iter().filter(|event| event.payload == payload).count();
+    assert_eq!((came("poison"), came("good"), came("later")), (1, 1, 2));
 }
 
 #[tokio::test]
@@ -143,11 +146,13 @@ async fn no_more_than_max_in_flight_are_taken_from_a_stream() {
     }
     let (running, most) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
     let (now, top) = (running.clone(), most.clone());
+    // Nobody goes on until as many run as may: 60 messages are 20 times three.
+    let three = Arc::new(tokio::sync::Barrier::new(3));
     let dispatch = FakeDispatch::new_async(move |_| {
-        let (now, top) = (now.clone(), top.clone());
+        let (now, top, three) = (now.clone(), top.clone(), three.clone());
         Box::pin(async move {
             top.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-            tokio::time::sleep(Duration::from_millis(30)).await;
+            three.wait().await;
             now.fetch_sub(1, Ordering::SeqCst);
             Answer::Ok(Response::default())
         })
@@ -174,10 +179,12 @@ async fn a_drain_finishes_what_runs_and_hands_back_the_rest() {
     let (js, stream) = work(&server).await;
     let cut = Arc::new(AtomicBool::new(false));
     let cutting = cut.clone();
+    let stopping = Arc::new(tokio::sync::Semaphore::new(0));
+    let gate = stopping.clone();
     let dispatch = FakeDispatch::new_async(move |event| {
-        let cutting = cutting.clone();
+        let (cutting, gate) = (cutting.clone(), gate.clone());
         Box::pin(async move {
-            tokio::time::sleep(Duration::from_millis(300)).await;
+            let _ = gate.acquire().await;
             match &*event.payload {
                 b"1" => {
                     cutting.store(true, Ordering::SeqCst);
@@ -195,7 +202,12 @@ async fn a_drain_finishes_what_runs_and_hands_back_the_rest() {
         put(&js, number.to_string()).await;
     }
     eventually("two to be under way", async || first.seen().len() == 2).await;
-    first.stop().await;
+    // They end only once the trigger was asked to stop.
+    let asked = first.cx.shutdown.clone();
+    tokio::join!(first.stop(), async {
+        asked.cancelled().await;
+        stopping.add_permits(100);
+    });
     assert!(cut.load(Ordering::SeqCst));
     // Long before the stream would have waited for those that were not acknowledged.
     let began = Instant::now();
