@@ -21,8 +21,20 @@ use crate::traces::TraceRow;
 
 #[cfg(test)]
 mod conformance;
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the drivers stamp rows by the machine's clock; what is due is asked with a moment"
+)]
 pub mod postgres;
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the drivers stamp rows by the machine's clock; what is due is asked with a moment"
+)]
 pub mod sqlite;
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the drivers stamp rows by the machine's clock; what is due is asked with a moment"
+)]
 mod stored;
 
 /// The most rows that one page of a list holds, whatever its filter asks for.

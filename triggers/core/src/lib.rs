@@ -11,6 +11,7 @@
 
 mod answer;
 pub mod bus;
+pub mod clock;
 mod dispatch;
 mod headers;
 mod invocation;
@@ -23,6 +24,7 @@ mod trigger;
 
 pub use answer::{Answer, DeadReason, Failure, FailureCode, HttpParts, Response, Shed, SkipReason};
 pub use bus::{Bus, Message};
+pub use clock::Clock;
 pub use dispatch::{Accepted, Dispatch, Refused, Status, StatusState};
 pub use headers::Headers;
 pub use invocation::{Attribute, Binding, Custody, InvocationContext, Kind};

@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::{
-    Accepted, Answer, Binding, BoxFuture, Dispatch, InvocationContext, Kind, Refused, Response, Shed, Status,
+    Accepted, Answer, Binding, BoxFuture, Clock, Dispatch, InvocationContext, Kind, Refused, Response, Shed, Status,
     TriggerContext,
 };
 
@@ -84,6 +84,7 @@ impl FakeDispatch {
                 trigger_type: kind,
             }),
             dispatch: self.clone(),
+            clock: Clock::system(),
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
             health: tokio::sync::watch::channel(None).0,
