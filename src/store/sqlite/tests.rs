@@ -503,7 +503,7 @@ async fn closing_waits_for_what_was_begun() {
             let _ = began.send(());
             let _ = held.recv();
         }
-        super::attempts::remember(connection, id, &conformance::failed(1))
+        super::attempts::remember(connection, id, &conformance::failed(1), 0)
     }));
     assert!(futures_util::poll!(&mut work).is_pending());
     begun.await.unwrap();
