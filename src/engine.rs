@@ -179,6 +179,7 @@ impl Engine {
                 max_wait: config.max_wait,
                 max_depth: config.max_depth,
                 lease: config.lease,
+                results_keep: config.results_keep,
                 ..dispatch::Settings::default()
             },
             dispatch::Parts {
@@ -328,7 +329,8 @@ impl Engine {
             }
             let now = Utc::now();
             let retention = Retention {
-                results_before: now - self.config.results_keep,
+                results_before: now,
+                fires_before: now - FIRES_KEPT,
                 traces_before: now - self.config.traces.keep,
                 traces_max_rows: self.config.traces.max_rows,
                 keys_before: now - KEYS_KEPT,
@@ -344,6 +346,9 @@ impl Engine {
         }
     }
 }
+
+/// How long the fires of schedules are kept.
+const FIRES_KEPT: chrono::TimeDelta = chrono::TimeDelta::days(30);
 
 /// How long an event's key is remembered: a duplicate that comes later is a new event.
 const KEYS_KEPT: chrono::TimeDelta = chrono::TimeDelta::days(7);

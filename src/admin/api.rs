@@ -278,6 +278,9 @@ pub struct InvocationView {
     pub body: Option<String>,
     /// Why it was given up on.
     pub reason: Option<String>,
+    /// How far it has come, where it says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<trigger_core::Progress>,
 }
 
 async fn invocation(State(engine): App, Path(invocation_id): Path<Uuid>) -> Answer<InvocationView> {
@@ -294,13 +297,17 @@ async fn invocation(State(engine): App, Path(invocation_id): Path<Uuid>) -> Answ
         run_at: None,
         body: None,
         reason: None,
+        progress: None,
     };
     match status.state {
         StatusState::Queued { run_at } => {
             view.state = "queued".to_owned();
             view.run_at = Some(run_at);
         }
-        StatusState::Running => view.state = "running".to_owned(),
+        StatusState::Running { progress } => {
+            view.state = "running".to_owned();
+            view.progress = progress;
+        }
         StatusState::Ok { body, .. } => {
             view.state = "ok".to_owned();
             view.body = Some(match std::str::from_utf8(&body) {
@@ -312,6 +319,7 @@ async fn invocation(State(engine): App, Path(invocation_id): Path<Uuid>) -> Answ
             view.state = "dead".to_owned();
             view.reason = Some(reason.as_str().to_owned());
         }
+        StatusState::Cancelled => view.state = "cancelled".to_owned(),
     }
     Ok(Json(view))
 }

@@ -57,10 +57,10 @@ use trigger_core::{Binding, BoxFuture, Cancelled, Message, Progress, SkippedFire
 use uuid::Uuid;
 
 use super::{
-    Accept, Admitted, BlockedKey, Claim, ClaimRequest, Claimed, DeadLetter, DeadLetterFilter, DeadLetterSummary, Deploy,
-    Deployed, Depths, Error, FailedAttempt, FireFilter, FireRow, FunctionRow, KeptDeadLetter, LedgerRow, OutboxRow,
-    Pause, QueueFilter, QueueRow, QueuedInvocation, Redriven, Renewed, Result, Retention, Settle, Store, Tally,
-    TraceFilter, VersionRow,
+    Accept, Admitted, BlockedKey, Claim, ClaimRequest, Claimed, DeadLetter, DeadLetterFilter, DeadLetterSummary,
+    Deploy, Deployed, Depths, Error, FailedAttempt, FireFilter, FireRow, FunctionRow, KeptDeadLetter, LedgerRow,
+    OutboxRow, Pause, QueueFilter, QueueRow, QueuedInvocation, Redriven, Renewed, Result, Retention, Settle, Store,
+    Tally, TraceFilter, VersionRow,
 };
 use crate::functions::Digest;
 use crate::traces::TraceRow;
@@ -171,11 +171,11 @@ impl SqliteStore {
 impl SqliteStore {
     /// The numbers of triggers, in the order of the question.
     async fn binding_ids(&self, of: Vec<Arc<Binding>>) -> Result<Vec<i64>> {
-        if let Some(ids) = of.iter().map(|binding| self.bindings.get(binding)).collect() {
+        if let Some(ids) = of.iter().map(|binding| self.bindings.get(binding)).collect::<Option<Vec<i64>>>() {
             return Ok(ids);
         }
         let asked = of.clone();
-        let ids = self
+        let ids: Vec<i64> = self
             .write(0, move |connection| asked.iter().map(|binding| bindings::resolve(connection, binding)).collect())
             .await?;
         self.bindings.learn(&of, &ids);
@@ -314,15 +314,12 @@ impl Store for SqliteStore {
                 _ => Vec::new(),
             };
             let ending = settle::Ending::new(claim.invocation_id, &settle, events)?;
-            self.write(ending.bytes(), move |connection| settle::settle(connection, claim, &ending, column::now())).await
+            self.write(ending.bytes(), move |connection| settle::settle(connection, claim, &ending, column::now()))
+                .await
         })
     }
 
-    fn cancel(
-        &self,
-        invocation_id: Uuid,
-        keep_until: Option<DateTime<Utc>>,
-    ) -> BoxFuture<'_, Result<Cancelled>> {
+    fn cancel(&self, invocation_id: Uuid, keep_until: Option<DateTime<Utc>>) -> BoxFuture<'_, Result<Cancelled>> {
         let keep_until = keep_until.map(column::micros);
         Box::pin(self.write(0, move |connection| settle::cancel(connection, invocation_id, keep_until, column::now())))
     }

@@ -205,12 +205,7 @@ pub(super) fn get(connection: &Connection, id: Uuid) -> Result<Option<KeptDeadLe
 }
 
 /// Puts the event back in the queue as if it had just come, and marks the dead letter.
-pub(super) fn redrive(
-    connection: &Connection,
-    id: Uuid,
-    run_at: DateTime<Utc>,
-    now: i64,
-) -> Result<Redriven> {
+pub(super) fn redrive(connection: &Connection, id: Uuid, run_at: DateTime<Utc>, now: i64) -> Result<Redriven> {
     let Some((dead, redriven_at)) = get(connection, id)? else { return Ok(Redriven::Unknown) };
     if redriven_at.is_some() {
         return Ok(Redriven::Already);

@@ -125,7 +125,7 @@ impl CronTrigger {
             progress.learn(cx.dispatch.last_scheduled(&cx.binding).await?, due);
         }
         let missed = progress.missed(&self.schedule, due);
-        let Accepted { invocation_id, duplicate } = cx.dispatch.accept(self.event(cx, due, now, missed)).await?;
+        let Accepted { invocation_id, duplicate, .. } = cx.dispatch.accept(self.event(cx, due, now, missed)).await?;
         if duplicate {
             tracing::debug!(trigger = %cx.binding.path(), %due, %invocation_id, "this fire was accepted before");
         } else if progress.announce(missed) {
