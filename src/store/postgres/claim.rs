@@ -181,11 +181,7 @@ pub(super) const CLAIM: &str = "
 ";
 
 /// Claims rows that are due, those of the lowest rank first.
-pub(super) async fn claim(
-    connection: &mut PgConnection,
-    waiting: &Waiting,
-    request: &Request,
-) -> Outcome<Vec<Due>> {
+pub(super) async fn claim(connection: &mut PgConnection, waiting: &Waiting, request: &Request) -> Outcome<Vec<Due>> {
     make_ready(connection, waiting, request.now).await?;
     if request.limit == 0 {
         return Ok(Vec::new());

@@ -108,8 +108,9 @@ fn read_row(row: &PgRow) -> Outcome<LedgerRow> {
         oldest_due: row.try_get(11)?,
     };
     for ((outcome, reason), count) in outcomes.into_iter().zip(reasons).zip(counts) {
-        let count = u64::try_from(count)
-            .map_err(|_| column::corrupt(format!("the ledger of {}", line.binding.path()), format!("{outcome}: {count}")))?;
+        let count = u64::try_from(count).map_err(|_| {
+            column::corrupt(format!("the ledger of {}", line.binding.path()), format!("{outcome}: {count}"))
+        })?;
         match outcome.as_str() {
             "accepted" => line.accepted = count,
             _ => line.ended.push(LedgerCount { outcome, reason, count }),

@@ -220,9 +220,7 @@ impl<'r> Keys<'r> {
                 None => (None, None),
                 Some(UniqueScope::Queued) => (Some("queued"), None),
                 Some(UniqueScope::Live) => (Some("live"), None),
-                Some(UniqueScope::Period(seconds)) => {
-                    (Some("period"), Some(now + TimeDelta::seconds(seconds.into())))
-                }
+                Some(UniqueScope::Period(seconds)) => (Some("period"), Some(now + TimeDelta::seconds(seconds.into()))),
             };
             keys.ordering_keys.push(row.ordering.as_ref().map(|ordering| ordering.key.as_str()));
             keys.positions.push(insert.position);
