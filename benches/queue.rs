@@ -22,7 +22,7 @@ use tripline::executor::{Abi, Executor as _, ExecutorConfig, ModuleError, Module
 use tripline::functions::{Definition, Digest, Registry, Versions};
 use tripline::store::postgres::{PostgresSettings, PostgresStore};
 use tripline::store::sqlite::{Place, SqliteSettings, SqliteStore, Synchronous, sql};
-use tripline::store::{Deploy, Store};
+use tripline::store::{Deploy, Pause, Store};
 use tripline::traces::Ring;
 use uuid::Uuid;
 
@@ -127,6 +127,35 @@ impl Engine {
         (each * list * 4) as f64 / began.elapsed().as_secs_f64()
     }
 
+    /// Jobs per second worked off from a backlog: what peers call their throughput.
+    async fn backlog(&self) -> f64 {
+        let pause = Pause { since: Clock::system().now(), note: "filling".to_owned() };
+        self.store.pause((*self.binding).clone(), Some(pause)).await.expect("paused");
+        self.dispatcher.learn_pauses().await;
+        for _ in 0..JOBS / 1000 {
+            self.dispatcher.accept_all((0..1000).map(|_| self.event(false)).collect()).await;
+        }
+        let began = Instant::now();
+        self.store.pause((*self.binding).clone(), None).await.expect("resumed");
+        self.dispatcher.learn_pauses().await;
+        self.dispatcher.look();
+        self.idle().await;
+        JOBS as f64 / began.elapsed().as_secs_f64()
+    }
+
+    /// Microseconds from asking for a job to its run, one at a time.
+    async fn latency(&self) -> f64 {
+        let mut waits = Vec::with_capacity(500);
+        for _ in 0..500 {
+            let event = self.event(true);
+            let (id, asked) = (event.invocation_id, Instant::now());
+            self.dispatcher.accept(event).await.expect("accepted");
+            self.dispatcher.wait(id, Duration::from_secs(10)).await.expect("a status");
+            waits.push(asked.elapsed().as_secs_f64() * 1e6);
+        }
+        median(waits)
+    }
+
     /// Jobs per second with so many callers, each of which waits until its job is kept.
     async fn clients(self: &Arc<Self>, clients: usize, jobs: usize) -> f64 {
         let began = Instant::now();
@@ -217,9 +246,12 @@ fn line(what: &str, figures: &[f64]) {
 async fn measure(word: &str, engine: Arc<Engine>, rounds: usize) {
     engine.lists(100, false).await;
     let (mut kept, mut plain, mut clients, mut answered, mut waits) = (vec![], vec![], vec![], vec![], vec![]);
+    let (mut backlog, mut alone) = (vec![], vec![]);
     for _ in 0..rounds {
         plain.push(engine.lists(100, false).await);
         kept.push(engine.lists(100, true).await);
+        backlog.push(engine.backlog().await);
+        alone.push(engine.latency().await);
         clients.push(engine.clients(CLIENTS, JOBS / 2).await);
         let (rate, wait) = engine.answered(CLIENTS, JOBS / 2).await;
         answered.push(rate);
@@ -227,6 +259,8 @@ async fn measure(word: &str, engine: Arc<Engine>, rounds: usize) {
     }
     line(&format!("{word}: jobs/s, lists of 100, no result kept"), &plain);
     line(&format!("{word}: jobs/s, lists of 100, result kept"), &kept);
+    line(&format!("{word}: jobs/s, worked off from a backlog"), &backlog);
+    line(&format!("{word}: µs from asking to settled, one at a time"), &alone);
     line(&format!("{word}: acknowledged enqueues/s, {CLIENTS} clients"), &clients);
     line(&format!("{word}: kept, run and answered/s, {CLIENTS} clients"), &answered);
     line(&format!("{word}: the same, median wait in µs"), &waits);
