@@ -5,6 +5,7 @@
 pub mod announce;
 pub mod check;
 pub mod client;
+pub mod clock;
 mod dlq;
 mod show;
 mod traces;
@@ -33,7 +34,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the engine and watch its files: a saved manifest or module serves at once.
-    Dev(Run),
+    Dev(Dev),
     /// Run the engine. SIGHUP or `tripline reload` takes a changed manifest in.
     Serve(Run),
     /// Find every mistake in a manifest, its modules included, without opening anything.
@@ -60,6 +61,8 @@ pub enum Command {
     Dlq(Dlq),
     /// Work in queues.
     Jobs(Jobs),
+    /// What the engine's clock shows; `advance` moves a virtual one.
+    Clock(Clock),
     /// How an accepted invocation stands.
     Status {
         /// The invocation.
@@ -72,6 +75,18 @@ pub enum Command {
 
 /// What is logged unless somebody asks for more or less: the NATS client tells of every reconnection as news.
 const DEFAULT_LOG: &str = "info,async_nats=warn";
+
+/// How to run the engine while developing.
+#[derive(Debug, Args)]
+pub struct Dev {
+    /// What to run.
+    #[command(flatten)]
+    pub run: Run,
+    /// The clock that schedules, retries and leases go by: `system`, or `virtual`, which stands still at the present (or
+    /// at `virtual=2027-01-01T00:00:00Z`) until `tripline clock advance` moves it.
+    #[arg(long, default_value = "system", value_name = "CLOCK")]
+    pub clock: clock::ClockArg,
+}
 
 /// Where the manifest is, and how to log.
 #[derive(Debug, Args)]
@@ -182,6 +197,31 @@ pub struct Enqueue {
     remote: Remote,
 }
 
+/// What to do about the clock.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Clock {
+    #[command(subcommand)]
+    advance: Option<ClockCommand>,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+#[derive(Debug, Subcommand)]
+enum ClockCommand {
+    /// Move a virtual clock: whatever is due on the way happens at its moment, and has happened when this ends.
+    Advance {
+        /// By how much, as in 3d, 90s, "1h 30m".
+        #[arg(value_parser = humantime::parse_duration, required_unless_present = "to", conflicts_with = "to")]
+        by: Option<std::time::Duration>,
+        /// To this moment, as in 2027-01-01T00:00:00Z.
+        #[arg(long, value_name = "TIME")]
+        to: Option<chrono::DateTime<chrono::Utc>>,
+        #[command(flatten)]
+        remote: Remote,
+    },
+}
+
 /// Which attempts.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -276,6 +316,7 @@ pub async fn ask(command: Command) -> anyhow::Result<ExitCode> {
         Command::Status { invocation, remote } => show::status(&Client::new(&remote)?, invocation).await,
         Command::Traces(query) => traces::run(query).await,
         Command::Dlq(dlq) => dlq::run(dlq).await,
+        Command::Clock(clock) => clock::run(clock).await,
         Command::Jobs(Jobs { command: JobsCommand::Enqueue(job) }) => show::enqueue(job).await,
         Command::Dev(_) | Command::Serve(_) | Command::Check(_) => {
             unreachable!("main runs these itself: they need the trigger kinds")

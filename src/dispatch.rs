@@ -29,9 +29,10 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use trigger_core::clock::{Clock, Wake};
 use trigger_core::{
     Accepted, Answer, Binding, BoxFuture, Bus, Cancelled, Custody, DeadReason, Dispatch, Failure, FailureCode, Gate,
     InvocationContext, Kind, Message, Refused, Response, Shed, SkipReason, SkippedFire, Status,
@@ -61,7 +62,7 @@ pub struct Settings {
     pub max_depth: u32,
     /// How long a claim holds without being renewed.
     pub lease: Duration,
-    /// How often the queue and the outbox are looked at when nothing wakes them.
+    /// How often, in real time, the queue and the outbox are looked at when nothing wakes them.
     pub poll_interval: Duration,
     /// How long results are kept for those who ask.
     pub results_keep: Duration,
@@ -84,6 +85,7 @@ impl Default for Settings {
 /// Takes events in, runs them and sees them to their outcome.
 pub struct Dispatcher {
     settings: Settings,
+    clock: Clock,
     registry: Arc<Registry>,
     versions: Arc<Versions>,
     executor: Arc<dyn Executor>,
@@ -103,8 +105,8 @@ pub struct Dispatcher {
     telling: tokio::sync::Mutex<()>,
     /// What tasks are started with.
     me: Weak<Self>,
-    queue_wake: Notify,
-    outbox_wake: Notify,
+    queue_wake: Wake,
+    outbox_wake: Wake,
     /// No new event is taken.
     draining: CancellationToken,
     /// Attempts under way are cut.
@@ -126,6 +128,8 @@ pub struct Parts {
     pub bus: Arc<dyn Bus>,
     /// Remembers what happened.
     pub ring: Arc<Ring>,
+    /// When it happened, and when something is due.
+    pub clock: Clock,
 }
 
 impl Dispatcher {
@@ -151,8 +155,9 @@ impl Dispatcher {
             held: queue::Held::default(),
             backlog: queue::Backlog::default(),
             telling: tokio::sync::Mutex::default(),
-            queue_wake: Notify::new(),
-            outbox_wake: Notify::new(),
+            queue_wake: Wake::new(&parts.clock, "the queue"),
+            outbox_wake: Wake::new(&parts.clock, "the outbox"),
+            clock: parts.clock,
             draining: CancellationToken::new(),
             cut: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -184,7 +189,7 @@ impl Dispatcher {
 
     /// What time it is.
     fn now(&self) -> DateTime<Utc> {
-        Utc::now()
+        self.clock.now()
     }
 
     /// What tasks are started with.
@@ -201,7 +206,18 @@ impl Dispatcher {
     /// The routes changed: forget what was looked up before.
     pub fn routes_changed(&self) {
         self.targets.clear();
-        self.queue_wake.notify_one();
+        self.queue_wake.wake();
+    }
+
+    /// The clock that the dispatcher goes by.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Has the queue and the outbox looked at: the clock was moved.
+    pub fn look(&self) {
+        self.queue_wake.wake();
+        self.outbox_wake.wake();
     }
 
     /// The counts by function and trigger.
@@ -223,7 +239,7 @@ impl Dispatcher {
     pub async fn redrive(&self, invocation_id: Uuid) -> store::Result<store::Redriven> {
         let redriven = self.store.redrive(invocation_id, self.now()).await?;
         self.backlog.grew();
-        self.queue_wake.notify_one();
+        self.queue_wake.wake();
         Ok(redriven)
     }
 
@@ -338,7 +354,7 @@ impl Dispatcher {
             return Ok(());
         }
         self.store.outbox_add(kept).await?;
-        self.outbox_wake.notify_one();
+        self.outbox_wake.wake();
         Ok(())
     }
 
@@ -372,7 +388,7 @@ impl Dispatcher {
                 let mut invocation = running.invocation.clone();
                 invocation.version = Some(version.number);
                 invocation.attempt += 1;
-                let run_at = Utc::now() + delay;
+                let run_at = self.clock.after(delay);
                 let queued = QueuedInvocation { invocation, run_at, attempts: tried, redrive_count: 0 };
                 match self.keep(queued).await {
                     Ok(()) => {
@@ -390,7 +406,8 @@ impl Dispatcher {
         if running.invocation.custody == Custody::Engine {
             let mut invocation = running.invocation.clone();
             invocation.version = running.version.as_ref().map(|version| version.number);
-            let queued = QueuedInvocation { invocation, run_at: Utc::now(), attempts: Vec::new(), redrive_count: 0 };
+            let queued =
+                QueuedInvocation { invocation, run_at: self.clock.now(), attempts: Vec::new(), redrive_count: 0 };
             match self.store.keep(queued).await {
                 Ok(()) => running.kept_at_shutdown = true,
                 Err(error) => {
@@ -427,7 +444,7 @@ impl Dispatcher {
     /// Keeps a retry as a row. Nobody else has the event, so an unavailable store is waited for.
     async fn keep(&self, queued: QueuedInvocation) -> store::Result<()> {
         self.insist("keep a retry", || self.store.keep(queued.clone())).await?;
-        self.queue_wake.notify_one();
+        self.queue_wake.wake();
         Ok(())
     }
 
@@ -545,7 +562,7 @@ impl Dispatch for Dispatcher {
 
     fn set_gate(&self, binding: &Binding, gate: Gate) {
         self.gates.set(binding, gate, self.now());
-        self.queue_wake.notify_one();
+        self.queue_wake.wake();
     }
 
     fn status(&self, invocation_id: Uuid) -> BoxFuture<'_, Result<Option<Status>, Refused>> {

@@ -9,8 +9,9 @@ use chrono::{DateTime, Utc};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use trigger_core::{BindError, Bus, Dispatch, Jobs, Problem, Step};
+use trigger_core::{BindError, Bus, Clock, Dispatch, Jobs, Problem, Step};
 
+use crate::advance::Advance;
 use crate::config::{self, Document, EngineConfig, FunctionConfig, Manifest, Report, StoreConfig};
 use crate::dispatch::{self, Dispatcher};
 use crate::executor::{Executor, ExecutorConfig, Machine, ModuleError, ModuleSource, WasmExecutor};
@@ -44,7 +45,7 @@ fn bind_errors(errors: &[(String, BindError)]) -> String {
     lines.join("\n")
 }
 
-/// What events come from.
+/// What events come from, and the time by which they come.
 pub struct Sources {
     /// Messages, in and out.
     pub bus: Arc<dyn Bus>,
@@ -52,6 +53,8 @@ pub struct Sources {
     pub kinds: Arc<Kinds>,
     /// Where jobs go in, where this build has them.
     pub jobs: Option<Arc<dyn Jobs>>,
+    /// The clock that every decision about time goes by.
+    pub clock: Clock,
 }
 
 /// A running engine.
@@ -74,7 +77,11 @@ pub struct Engine {
     pub traces: Arc<Writer>,
     /// Runs the guests.
     pub executor: Arc<WasmExecutor>,
-    /// When it started.
+    /// The clock that it goes by.
+    pub clock: Clock,
+    /// What moves that clock, if it is a virtual one.
+    pub advance: Advance,
+    /// When it started, by its clock.
     pub started_at: DateTime<Utc>,
     versions: Arc<Versions>,
     kinds: Arc<Kinds>,
@@ -111,13 +118,14 @@ pub struct Applied {
 }
 
 /// Opens the store.
-async fn open_store(config: &EngineConfig) -> Result<Arc<dyn Store>, store::Error> {
+async fn open_store(config: &EngineConfig, clock: &Clock) -> Result<Arc<dyn Store>, store::Error> {
     let sqlite = |place| {
         let synchronous = match config.synchronous {
             config::Synchronous::Full => sqlite::Synchronous::Full,
             config::Synchronous::Normal => sqlite::Synchronous::Normal,
         };
-        SqliteStore::open(SqliteSettings { place, synchronous }).map(|store| -> Arc<dyn Store> { Arc::new(store) })
+        SqliteStore::open(SqliteSettings { place, synchronous })
+            .map(|store| -> Arc<dyn Store> { Arc::new(store.with_clock(clock.clone())) })
     };
     match &config.store {
         StoreConfig::Memory => sqlite(Place::Memory),
@@ -159,8 +167,8 @@ impl Engine {
         machine: Machine,
         sources: Sources,
     ) -> Result<Arc<Self>, Error> {
-        let Sources { bus, kinds, jobs } = sources;
-        let store = open_store(&config).await?;
+        let Sources { bus, kinds, jobs, clock } = sources;
+        let store = open_store(&config, &clock).await?;
         let executor = WasmExecutor::on(machine, Arc::new(StoredModules(store.clone())))
             .map_err(|error| Error::Executor(error.to_string()))?;
         let executor = Arc::new(executor);
@@ -189,11 +197,13 @@ impl Engine {
                 store: store.clone(),
                 bus: bus.clone(),
                 ring: ring.clone(),
+                clock: clock.clone(),
             },
         );
         let dispatch: Arc<dyn Dispatch> = dispatcher.clone();
+        let advance = Advance::new(dispatcher.clone(), store.clone());
         Ok(Arc::new(Self {
-            supervisor: Supervisor::new(kinds.clone(), dispatch),
+            supervisor: Supervisor::new(kinds.clone(), dispatch, clock.clone()),
             config,
             store,
             bus,
@@ -203,7 +213,9 @@ impl Engine {
             ring,
             traces,
             executor,
-            started_at: Utc::now(),
+            started_at: clock.now(),
+            clock,
+            advance,
             versions,
             kinds,
             manifest: manifest.to_owned(),
@@ -321,13 +333,14 @@ impl Engine {
 
     /// Removes what is too old, a bounded step at a time.
     async fn prune(&self) {
+        let mut sleeper = self.clock.background(|| "removing old rows".to_owned());
         let mut pause = Duration::from_secs(1);
         loop {
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
+                () = sleeper.pause(pause) => {}
                 () = self.stop.cancelled() => return,
             }
-            let now = Utc::now();
+            let now = self.clock.now();
             let retention = Retention {
                 results_before: now,
                 fires_before: now - FIRES_KEPT,

@@ -19,7 +19,7 @@ use crate::engine::{Engine, Error as EngineError};
 use crate::store::{self, DeadLetterFilter, DeadLetterSummary, Redriven, TraceFilter};
 use crate::traces::TraceRow;
 
-type App = State<Arc<Engine>>;
+pub(super) type App = State<Arc<Engine>>;
 
 /// The most rows that one listing answers.
 const MAX_LIMIT: u32 = 1_000;
@@ -41,10 +41,10 @@ pub(super) fn routes() -> Router<Arc<Engine>> {
 }
 
 /// An error of the API: RFC 9457 problem details with a stable code.
-struct Problem {
-    status: StatusCode,
-    code: &'static str,
-    detail: String,
+pub(super) struct Problem {
+    pub(super) status: StatusCode,
+    pub(super) code: &'static str,
+    pub(super) detail: String,
 }
 
 impl Problem {
@@ -78,7 +78,7 @@ impl IntoResponse for Problem {
     }
 }
 
-type Answer<T> = Result<Json<T>, Problem>;
+pub(super) type Answer<T> = Result<Json<T>, Problem>;
 
 /// A page of a listing, newest first.
 #[derive(Debug, Serialize, Deserialize)]
@@ -401,7 +401,7 @@ pub struct PublishView {
     pub bytes: usize,
 }
 
-fn invalid(detail: impl Into<String>) -> Problem {
+pub(super) fn invalid(detail: impl Into<String>) -> Problem {
     Problem { status: StatusCode::BAD_REQUEST, code: "invalid", detail: detail.into() }
 }
 
@@ -477,14 +477,18 @@ pub struct EnqueueView {
 }
 
 /// When a job may run.
-fn due(delay_seconds: Option<f64>, run_at: Option<DateTime<Utc>>) -> Result<Option<DateTime<Utc>>, Problem> {
+fn due(
+    now: DateTime<Utc>,
+    delay_seconds: Option<f64>,
+    run_at: Option<DateTime<Utc>>,
+) -> Result<Option<DateTime<Utc>>, Problem> {
     match (delay_seconds, run_at) {
         (Some(_), Some(_)) => Err(invalid("give either delay_seconds or run_at, not both")),
         (None, run_at) => Ok(run_at),
         (Some(seconds), None) => {
             let delay = std::time::Duration::try_from_secs_f64(seconds)
                 .map_err(|error| invalid(format!("delay_seconds {seconds}: {error}")))?;
-            let due = chrono::TimeDelta::from_std(delay).ok().and_then(|delay| Utc::now().checked_add_signed(delay));
+            let due = chrono::TimeDelta::from_std(delay).ok().and_then(|delay| now.checked_add_signed(delay));
             due.map(Some).ok_or_else(|| invalid(format!("delay_seconds {seconds}: too far ahead")))
         }
     }
@@ -501,7 +505,7 @@ async fn enqueue(
         content_type: request.content_type.map(String::into_boxed_str),
         headers: headers(request.headers),
         key: request.key.map(String::into_boxed_str),
-        run_at: due(request.delay_seconds, request.run_at)?,
+        run_at: due(engine.clock.now(), request.delay_seconds, request.run_at)?,
     };
     let accepted = jobs.enqueue(&queue, job).await.map_err(|error| {
         let (status, code) = match &error {

@@ -15,6 +15,7 @@ use crate::store::{self, Accept, Admitted, Claim, Claimed, Lease, QueueFilter, Q
 impl Dispatcher {
     /// Accepts one event.
     pub(super) async fn accept_one(self: &Arc<Self>, invocation: InvocationContext) -> Result<Accepted, Refused> {
+        let _busy = self.clock.busy(|| format!("an event of {}", invocation.binding.path()));
         let (counters, max_backlog) = self.admissible(&invocation)?;
         let queued = QueuedInvocation::new(invocation);
         match self.commit(std::slice::from_ref(&queued), max_backlog).await {
@@ -28,6 +29,7 @@ impl Dispatcher {
         self: &Arc<Self>,
         invocations: Vec<InvocationContext>,
     ) -> Vec<Result<Accepted, Refused>> {
+        let _busy = self.clock.busy(|| format!("{} events", invocations.len()));
         let mut answers: Vec<Option<Result<Accepted, Refused>>> = Vec::with_capacity(invocations.len());
         // By what bounds their trigger's backlog.
         let mut lists: Vec<(Option<u64>, List)> = Vec::new();
@@ -145,7 +147,7 @@ impl Dispatcher {
                     Some((claim, permit)) => self.start(Claimed { queued, claim }, permit),
                     None => {
                         self.backlog.grew();
-                        self.queue_wake.notify_one();
+                        self.queue_wake.wake();
                     }
                 }
                 Ok(Accepted { invocation_id, duplicate: false, skipped: None })

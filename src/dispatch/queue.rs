@@ -108,24 +108,26 @@ impl Backlog {
 impl Dispatcher {
     /// Claims and starts rows until drained.
     pub(super) async fn run_queue(self: Arc<Self>) {
+        let mut sleeper = self.clock.sleeper(|| "the queue".to_owned());
         while !self.draining.is_cancelled() {
             // Armed before the look, so that a row added behind the look wakes us.
-            let (woken, heard) = (self.queue_wake.notified(), self.store.woken());
-            if self.look().await {
+            let (woken, heard) = (self.queue_wake.armed(), self.store.woken());
+            if self.claim_and_start().await {
                 continue;
             }
-            let pause = self.until_next_due().await;
+            let next = self.next_look().await;
             tokio::select! {
                 () = woken => {}
                 () = heard => {}
-                () = tokio::time::sleep(pause) => {}
+                () = sleeper.until(next) => {}
+                () = tokio::time::sleep(self.settings.poll_interval) => {}
                 () = self.draining.cancelled() => {}
             }
         }
     }
 
     /// Claims what there is room for and starts it; `true` if there may be more.
-    async fn look(self: &Arc<Self>) -> bool {
+    async fn claim_and_start(self: &Arc<Self>) -> bool {
         let mut permits: Vec<OwnedSemaphorePermit> = Vec::new();
         while permits.len() < BATCH
             && let Ok(permit) = self.room.clone().try_acquire_owned()
@@ -161,14 +163,12 @@ impl Dispatcher {
         }
     }
 
-    /// How long nothing is due; the table is looked at every `poll_interval` all the same. What is due already but was
-    /// not claimed waits for room: an attempt that ends wakes us, and so does a rate that allows more.
-    async fn until_next_due(&self) -> Duration {
+    /// When the next row is due, or a rate allows more; the table is looked at every `poll_interval` all the same. What
+    /// is due already but was not claimed waits for room: an attempt that ends wakes us.
+    async fn next_look(&self) -> Option<DateTime<Utc>> {
         let next = self.store.next_due().await.ok().flatten();
-        // A timer may fire a little early by the wall clock; a row is claimed when it is due, not before.
-        let until = next.map(|next| (next - self.now()).to_std().unwrap_or_default() + Duration::from_millis(1));
-        let pauses = [until, self.gates.next_token(), Some(self.settings.poll_interval)];
-        pauses.into_iter().flatten().min().unwrap_or(self.settings.poll_interval)
+        let token = self.gates.next_token().map(|wait| self.clock.after(wait));
+        [next, token].into_iter().flatten().min()
     }
 
     /// Runs a claimed row in a task of its own.
@@ -178,6 +178,7 @@ impl Dispatcher {
         let binding = row.queued.invocation.binding.clone();
         let gated = self.gates.began(&binding);
         let dispatcher = self.clone();
+        let busy = self.clock.busy(|| "a claimed row".to_owned());
         self.tasks.spawn(async move {
             let id = claim.invocation_id;
             tokio::select! {
@@ -199,8 +200,9 @@ impl Dispatcher {
             drop(permit);
             // Its room, its gate or its ordering key may be what others wait for.
             if gated || claim.ordered || !dispatcher.backlog.is_empty() {
-                dispatcher.queue_wake.notify_one();
+                dispatcher.queue_wake.wake();
             }
+            drop(busy);
         });
     }
 
@@ -208,9 +210,11 @@ impl Dispatcher {
     /// that is to be cancelled.
     pub(super) async fn renew_leases(self: Arc<Self>) {
         let interval = self.settings.lease / 3;
+        // A virtual clock is never moved while a row is held, and need not stop for leases that nobody has.
+        let mut sleeper = self.clock.background(|| "leases".to_owned());
         loop {
             tokio::select! {
-                () = tokio::time::sleep(interval) => {}
+                () = sleeper.pause(interval) => {}
                 () = self.settled() => return,
             }
             let claims = self.held.claims();
@@ -344,7 +348,7 @@ impl Dispatcher {
             row.running.ok(response);
         }
         if published {
-            self.outbox_wake.notify_one();
+            self.outbox_wake.wake();
         }
     }
 
@@ -362,11 +366,11 @@ impl Dispatcher {
         let attempt = row.running.failed_attempt(&failure, decision);
         match decision {
             Decision::Retry(delay) => {
-                let run_at = self.now() + delay;
+                let run_at = self.clock.after(delay);
                 if self.settle(row.claim, Settle::Retry { run_at, attempt }).await {
                     row.running.retry(delay, failure);
                     // Its own task woke the queue before the row was due: the next look must know when that is.
-                    self.queue_wake.notify_one();
+                    self.queue_wake.wake();
                 }
             }
             Decision::Dead(reason) => {
@@ -399,7 +403,7 @@ impl Dispatcher {
             }
         }
         running.dead(reason, failure);
-        self.outbox_wake.notify_one();
+        self.outbox_wake.wake();
     }
 
     /// Settles a claim, waiting for the store if it must. `false` if the claim was lost: another engine has the row.

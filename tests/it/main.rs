@@ -2,6 +2,8 @@
 
 mod bad_input;
 mod bus;
+mod clock;
+mod crashes;
 mod examples;
 mod jobs;
 mod limits;

@@ -1,10 +1,11 @@
 //! Random operations beside a queue as one would write it without a database.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use proptest::prelude::*;
-use trigger_core::{Response, StatusState};
+use trigger_core::{Binding, Response, StatusState};
 use uuid::Uuid;
 
 use super::Shared;
@@ -174,7 +175,7 @@ async fn follow(store: &Shared, steps: Vec<Step>) -> Result<(), TestCaseError> {
             Step::Settle { claim, ending } => {
                 if !model.claims.is_empty() {
                     let claim = *claim.get(&model.claims);
-                    follow_settle(store, &mut model, claim, ending, clock).await?;
+                    follow_settle(store, &mut model, claim, ending, clock, &trigger).await?;
                 }
             }
             Step::Redrive { dead } => {
@@ -224,6 +225,7 @@ async fn follow_settle(
     claim: Claim,
     ending: EndingKind,
     clock: DateTime<Utc>,
+    trigger: &Arc<Binding>,
 ) -> Result<(), TestCaseError> {
     let id = claim.invocation_id;
     let redrives = model.queue.get(&id).map_or(0, |row| row.redrives);
@@ -238,6 +240,7 @@ async fn follow_settle(
         EndingKind::Retry(delay) => Settle::Retry { run_at: run_at(delay), attempt: failed(1) },
         EndingKind::Dead => {
             let mut queued = event("f");
+            queued.invocation.binding = trigger.clone();
             queued.invocation.invocation_id = id;
             queued.redrive_count = redrives;
             Settle::Dead(dead_letter(&queued, None))

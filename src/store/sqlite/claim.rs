@@ -51,7 +51,7 @@ pub(super) fn claim(connection: &Connection, request: &Request) -> Result<Vec<Du
             let got = take(connection, request, &lane, wanted, MAX_CLAIM_BYTES.saturating_sub(bytes), &mut claimed)?;
             bytes += got.bytes;
             lane.room -= got.rows;
-            if got.rows == wanted && (lane.room > 0 || wanted == 0) && share <= wanted {
+            if got.rows == wanted && lane.room > 0 {
                 rest.push(lane);
             }
         }
@@ -158,7 +158,7 @@ pub(super) fn park(connection: &Connection, row: &Unreadable, token: Uuid, now: 
              VALUES (?1, ?2, ?3, ?4, ?5)",
         )?
         .execute(params![id.as_bytes(), row.reason, row.context, row.attempts, now])?;
-    dead::insert(connection, &row.dead)?;
+    dead::insert(connection, &row.dead, now)?;
     ledger::add(claim.binding_id, "dead", row.dead.reason.as_str(), 1);
     row::remove(connection, id, true, now)
 }

@@ -249,7 +249,8 @@ async fn one_failing_operation_does_not_hurt_its_group() {
     let failing = fixture.driver.write(0, move |connection| {
         counted.fetch_add(1, Ordering::Relaxed);
         connection.execute_batch(
-            "INSERT INTO schedules VALUES ('never', 'f', 't', 1); INSERT INTO schedules VALUES (NULL, NULL, NULL, 1)",
+            "INSERT INTO unique_keys VALUES (1, 'never', x'00', 'live', NULL);
+             INSERT INTO unique_keys VALUES (NULL, NULL, x'00', 'live', NULL)",
         )?;
         Ok(())
     });
@@ -265,9 +266,9 @@ async fn one_failing_operation_does_not_hurt_its_group() {
     assert!(harmless.unwrap_err().to_string().contains("by itself"));
     assert_eq!(runs.load(Ordering::Relaxed), 2, "once with its group and once alone");
     assert_eq!(fixture.store.depths().await.unwrap().queued, 2);
-    let never = fixture
-        .driver
-        .read(|connection| Ok(connection.query_row("SELECT count(*) FROM schedules", [], |row| row.get::<_, u32>(0))?));
+    let never = fixture.driver.read(|connection| {
+        Ok(connection.query_row("SELECT count(*) FROM unique_keys", [], |row| row.get::<_, u32>(0))?)
+    });
     assert_eq!(never.await.unwrap(), 0, "what the failed one wrote is undone");
 }
 
@@ -502,7 +503,7 @@ async fn closing_waits_for_what_was_begun() {
             let _ = began.send(());
             let _ = held.recv();
         }
-        super::attempts::remember(connection, id, &conformance::failed(1))
+        super::attempts::remember(connection, id, &conformance::failed(1), 0)
     }));
     assert!(futures_util::poll!(&mut work).is_pending());
     begun.await.unwrap();

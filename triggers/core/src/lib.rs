@@ -11,6 +11,7 @@
 
 mod answer;
 pub mod bus;
+pub mod clock;
 mod dispatch;
 mod headers;
 mod invocation;
@@ -24,6 +25,7 @@ mod trigger;
 
 pub use answer::{Answer, DeadReason, Failure, FailureCode, HttpParts, Response, Shed, SkipReason};
 pub use bus::{Bus, Message};
+pub use clock::Clock;
 pub use dispatch::{Accepted, Cancelled, Dispatch, Gate, Progress, Rate, Refused, SkippedFire, Status, StatusState};
 pub use headers::Headers;
 pub use invocation::{Attribute, Binding, Custody, InvocationContext, Kind};

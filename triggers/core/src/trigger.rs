@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::{Binding, Custody, Dispatch, InvocationContext, Kind, Problems};
+use crate::{Binding, Clock, Custody, Dispatch, InvocationContext, Kind, Problems};
 
 /// A kind of event source: how to turn its section of the manifest into a trigger.
 ///
@@ -54,6 +54,8 @@ pub struct TriggerContext {
     pub binding: Arc<Binding>,
     /// The engine.
     pub dispatch: Arc<dyn Dispatch>,
+    /// The time: when something is due, when an event came.
+    pub clock: Clock,
     /// Asks the trigger to stop taking events.
     pub shutdown: CancellationToken,
     /// Every task that the trigger starts, so that someone waits for it.
@@ -65,7 +67,7 @@ pub struct TriggerContext {
 impl TriggerContext {
     /// A new invocation for an event of this trigger that arrived now.
     pub fn event(&self, custody: Custody, payload: Bytes) -> InvocationContext {
-        InvocationContext::new(self.binding.clone(), custody, payload)
+        InvocationContext::arrived_at(self.binding.clone(), custody, payload, self.clock.now())
     }
 
     /// Says why the trigger cannot do its work at the moment; logged once, shown by health.

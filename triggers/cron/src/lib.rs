@@ -30,30 +30,24 @@ pub use error::Error;
 pub use run::CronTrigger;
 pub use schedule::Schedule;
 
-/// Tells the wall clock's time; tests bring their own.
+/// Tells the wall clock's time in place of the engine's clock; tests bring their own.
 pub type Clock = Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>;
 
 /// The cron trigger's kind: `type = "cron"`.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Cron {
-    clock: Clock,
+    clock: Option<Clock>,
 }
 
 impl Cron {
-    /// Cron by the system's clock.
+    /// Cron by the engine's clock.
     pub fn new() -> Self {
-        Self::with_clock(Arc::new(Utc::now))
+        Self::default()
     }
 
     /// Cron by another clock.
     pub fn with_clock(clock: Clock) -> Self {
-        Self { clock }
-    }
-}
-
-impl Default for Cron {
-    fn default() -> Self {
-        Self::new()
+        Self { clock: Some(clock) }
     }
 }
 

@@ -14,8 +14,6 @@ use crate::backoff::Backoff;
 use crate::progress::{MAX_MISSED, Progress};
 use crate::{Clock, Config, Schedule};
 
-/// The longest time between two looks at the wall clock.
-const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 /// How long a shutdown waits for the store's answer: a fire cut here would be missed.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
@@ -23,7 +21,7 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 pub struct CronTrigger {
     config: Config,
     schedule: Schedule,
-    clock: Clock,
+    clock: Option<Clock>,
 }
 
 /// A fire's payload.
@@ -38,25 +36,31 @@ struct Fire<'a> {
 
 impl Trigger for CronTrigger {
     async fn run(self, cx: TriggerContext) -> Result<(), TriggerError> {
-        let began = (self.clock)();
+        let clock = self.clock.clone().map_or_else(|| cx.clock.clone(), trigger_core::Clock::reading);
+        let cx = TriggerContext { clock, ..cx };
+        let mut sleeper = cx.clock.sleeper(|| cx.binding.path());
+        let began = cx.clock.now();
         let mut progress = None;
         let mut backoff = Backoff::default();
         while !cx.shutdown.is_cancelled() {
             let Some(looked) = until_stopped(&cx, self.look(&cx, began, &mut progress)).await else { break };
-            let pause = match looked {
-                Ok(pause) => {
+            let next = match looked {
+                Ok(next) => {
                     cx.healthy();
                     backoff = Backoff::default();
-                    pause
+                    next
                 }
                 Err(refused) => {
                     cx.degraded(format!("fires cannot be handed over, trying again: {refused}"));
-                    backoff.delay(refused.retry_after)
+                    let pause = backoff.delay(refused.retry_after);
+                    // Real time: a fire that could not be handed over is still to be, whatever the clock shows.
+                    let _ = tokio::time::timeout(pause, cx.shutdown.cancelled()).await;
+                    continue;
                 }
             };
             tokio::select! {
                 () = cx.shutdown.cancelled() => {}
-                () = tokio::time::sleep(pause) => {}
+                () = sleeper.until(next) => {}
             }
         }
         Ok(())
@@ -64,32 +68,30 @@ impl Trigger for CronTrigger {
 }
 
 impl CronTrigger {
-    pub(crate) fn new(config: Config, schedule: Schedule, clock: Clock) -> Self {
+    pub(crate) fn new(config: Config, schedule: Schedule, clock: Option<Clock>) -> Self {
         Self { config, schedule, clock }
     }
 
-    /// One look at the clock: hands over what is due and says for how long nothing will be.
+    /// One look at the clock: hands over what is due and says until when nothing will be.
     async fn look(
         &self,
         cx: &TriggerContext,
         began: DateTime<Utc>,
         progress: &mut Option<Progress>,
-    ) -> Result<Duration, Refused> {
+    ) -> Result<Option<DateTime<Utc>>, Refused> {
         let progress = match progress {
             Some(progress) => progress,
             None => progress.insert(self.resume(cx, began).await?),
         };
-        let now = (self.clock)();
+        let now = cx.clock.now();
         if progress.observe(now) {
             tracing::warn!(trigger = %cx.binding.path(), %now, "the clock was set back: going on from its new time");
         }
         if let Some(due) = progress.due(&self.schedule, now) {
             self.fire(cx, progress, due, now).await?;
-            return Ok(Duration::ZERO);
+            return Ok(Some(now));
         }
-        let next = progress.next(&self.schedule);
-        let wait = next.and_then(|next| (next - now).to_std().ok()).unwrap_or(LONGEST_SLEEP);
-        Ok(wait.min(LONGEST_SLEEP))
+        Ok(progress.next(&self.schedule))
     }
 
     /// Finds out what was fired last, by any node. `began` and not the present time counts: an instant that came while
