@@ -199,11 +199,10 @@ impl Dispatcher {
         self.slots.running()
     }
 
-    /// Puts a dead letter's event back in the queue.
-    pub async fn redrive(&self, invocation_id: Uuid) -> store::Result<store::Redriven> {
-        let redriven = self.store.redrive(invocation_id, self.clock.now()).await?;
+    /// Has the queue and the outbox looked at now.
+    pub fn wake(&self) {
         self.queue_wake.wake();
-        Ok(redriven)
+        self.outbox_wake.wake();
     }
 
     fn target(&self, binding: &Arc<Binding>) -> Target {

@@ -17,6 +17,7 @@
 //!   again one operation at a time, which costs nothing until then.
 
 mod attempts;
+mod bulk;
 mod column;
 mod dead;
 mod due;
@@ -50,9 +51,9 @@ use trigger_core::{Accepted, Binding, BoxFuture, Message, Status};
 use uuid::Uuid;
 
 use super::{
-    Claimed, DeadLetter, DeadLetterFilter, DeadLetterSummary, Deploy, Deployed, Depths, Error, FailedAttempt,
-    FunctionRow, KeptDeadLetter, OutboxRow, QueuedInvocation, Redriven, Result, Retention, Settle, Store, TraceFilter,
-    VersionRow,
+    Claimed, DeadLetter, DeadLetterPage, DeadLetterPosition, DeadLetterSelector, DeadLetterSummary, Deploy, Deployed,
+    Depths, Error, FailedAttempt, FunctionRow, KeptDeadLetter, OutboxRow, Pruned, QueuedInvocation, RedriveState,
+    Redriven, Result, Retention, SelectedDeadLetter, Settle, Store, TraceFilter, VersionRow,
 };
 use crate::functions::Digest;
 use crate::traces::TraceRow;
@@ -290,16 +291,46 @@ impl Store for SqliteStore {
         Box::pin(self.read(move |connection| queue::last_scheduled(connection, &binding)))
     }
 
-    fn dead_letters(&self, filter: DeadLetterFilter) -> BoxFuture<'_, Result<Vec<DeadLetterSummary>>> {
-        Box::pin(self.read(move |connection| dead::list(connection, &filter)))
+    fn dead_letters(&self, page: DeadLetterPage) -> BoxFuture<'_, Result<Vec<DeadLetterSummary>>> {
+        Box::pin(self.read(move |connection| dead::list(connection, &page)))
+    }
+
+    fn dead_letter_count(&self, selector: DeadLetterSelector) -> BoxFuture<'_, Result<u64>> {
+        Box::pin(self.read(move |connection| bulk::count(connection, &selector)))
+    }
+
+    fn select_dead_letters(
+        &self,
+        selector: DeadLetterSelector,
+        behind: Option<DeadLetterPosition>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<SelectedDeadLetter>>> {
+        Box::pin(self.read(move |connection| bulk::select(connection, &selector, behind, limit)))
     }
 
     fn dead_letter(&self, invocation_id: Uuid) -> BoxFuture<'_, Result<Option<KeptDeadLetter>>> {
         Box::pin(self.read(move |connection| dead::get(connection, invocation_id)))
     }
 
-    fn redrive(&self, invocation_id: Uuid, run_at: DateTime<Utc>) -> BoxFuture<'_, Result<Redriven>> {
-        Box::pin(self.write(0, move |connection| dead::redrive(connection, invocation_id, run_at)))
+    fn redrive_all(
+        &self,
+        invocation_ids: Vec<Uuid>,
+        version: Option<u32>,
+        run_at: DateTime<Utc>,
+    ) -> BoxFuture<'_, Result<Vec<Redriven>>> {
+        Box::pin(self.write(0, move |connection| dead::redrive(connection, &invocation_ids, version, run_at)))
+    }
+
+    fn redrive_states(&self, invocation_ids: Vec<Uuid>) -> BoxFuture<'_, Result<Vec<RedriveState>>> {
+        Box::pin(self.read(move |connection| bulk::states(connection, &invocation_ids)))
+    }
+
+    fn purge_dead_letters(
+        &self,
+        positions: Vec<DeadLetterPosition>,
+        include_redriven: bool,
+    ) -> BoxFuture<'_, Result<u64>> {
+        Box::pin(self.write(0, move |connection| bulk::purge(connection, &positions, include_redriven)))
     }
 
     fn outbox_add(&self, messages: Vec<Message>) -> BoxFuture<'_, Result<()>> {
@@ -339,8 +370,13 @@ impl Store for SqliteStore {
         Box::pin(self.write(0, queue::depths))
     }
 
-    fn prune(&self, retention: Retention) -> BoxFuture<'_, Result<bool>> {
-        Box::pin(self.write(0, move |connection| prune::step(connection, &retention)))
+    fn prune(&self, retention: Retention) -> BoxFuture<'_, Result<Pruned>> {
+        Box::pin(async move {
+            // Looked for beside the writer, which everybody waits for: mostly there are not too many.
+            let crowded =
+                self.read(move |connection| bulk::more_than(connection, retention.dead_letters_max_rows)).await?;
+            self.write(0, move |connection| prune::step(connection, &retention, crowded)).await
+        })
     }
 }
 

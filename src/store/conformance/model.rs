@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::Shared;
 use super::make::*;
-use crate::store::{DeadLetterFilter, Depths, Redriven, Settle};
+use crate::store::{DeadLetterPage, Depths, Redriven, Settle};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -102,7 +102,7 @@ async fn empty(store: &Shared) {
     for claimed in store.claim(end, end, 1000).await.unwrap() {
         assert!(settle(store, &claimed, ok()).await);
     }
-    for summary in store.dead_letters(DeadLetterFilter { limit: 1000, ..DeadLetterFilter::default() }).await.unwrap() {
+    for summary in store.dead_letters(DeadLetterPage { limit: 1000, ..DeadLetterPage::default() }).await.unwrap() {
         store.redrive(summary.invocation_id, now()).await.unwrap();
     }
     for claimed in store.claim(end, end, 1000).await.unwrap() {
