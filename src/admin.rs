@@ -5,6 +5,7 @@
 
 mod api;
 mod clock;
+mod dead_letters;
 mod invocations;
 mod jobs;
 mod metrics;
@@ -24,10 +25,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::engine::Engine;
 
-pub use api::{
-    FunctionView, Listing, PublishRequest, PublishView, RedriveView, ReloadView, TraceView, TriggerView, VersionView,
-};
+pub use api::{FunctionView, Listing, PublishRequest, PublishView, ReloadView, TraceView, TriggerView, VersionView};
 pub use clock::{AdvanceRequest, AdvanceView, BusyView, ClockMode, ClockView};
+pub use dead_letters::{
+    CountView, OutcomesRequest, OutcomesView, PurgeRequest, PurgeStep, RedriveRequest, RedriveStep, RedriveView,
+    StepPosition,
+};
 pub use invocations::{CancelView, InvocationView};
 pub use jobs::{EnqueueRequest, EnqueueView};
 pub use queue::{LedgerView, PauseRequest, PauseView};
@@ -92,6 +95,7 @@ fn router(engine: Arc<Engine>) -> Router {
         .merge(timers::routes())
         .merge(queue::routes())
         .merge(clock::routes())
+        .merge(dead_letters::routes())
         .merge(metrics::routes())
         .layer(middleware::from_fn_with_state((), only_local))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))

@@ -166,5 +166,8 @@ async fn timers_that_cannot_be_are_refused_by_their_field() {
     let set = project.json(&["timers", "set", "reminders", "a", "x", "--at", "2020-01-01T00:00:00Z", "--allow-past"]);
     assert_eq!(project.json(&["status", set["invocation_id"].as_str().unwrap(), "--wait", "30s"])["state"], "ok");
     let unknown = project.admin("/api/v1/timers?name=remainders").await;
-    assert_eq!((&unknown["status"], &unknown["code"]), (&StatusCode::NOT_FOUND.as_u16().into(), &"unknown_timer".into()));
+    assert_eq!(
+        (&unknown["status"], &unknown["code"]),
+        (&StatusCode::NOT_FOUND.as_u16().into(), &"unknown_timer".into())
+    );
 }

@@ -62,7 +62,10 @@ async fn a_wait_that_was_too_short_is_answered_202_and_stops_nothing() {
     let project = project();
     let engine = project.serve().await;
     let answer = project.http(Method::POST, "/later", &[("prefer", "wait=1")], "s").await;
-    assert_eq!((answer.status, &answer.headers["preference-applied"]), (StatusCode::ACCEPTED, &"wait=1".parse().unwrap()));
+    assert_eq!(
+        (answer.status, &answer.headers["preference-applied"]),
+        (StatusCode::ACCEPTED, &"wait=1".parse().unwrap())
+    );
     let id = answer.json()["invocation_id"].as_str().unwrap().to_owned();
     assert_eq!(project.json(&["status", &id])["state"], "running");
     assert_eq!(project.run(&["status", &id, "--wait", "0.1"]).status.code(), Some(3), "it has not ended");
