@@ -134,7 +134,7 @@ async fn open_store(config: &EngineConfig, clock: &Clock) -> Result<Arc<dyn Stor
             let mut settings = PostgresSettings::from_secret(address)
                 .map_err(|error| store::Error::Incompatible(error.to_string()))?;
             settings.durable = config.synchronous == config::Synchronous::Full;
-            Ok(Arc::new(PostgresStore::open(settings).await?))
+            Ok(Arc::new(PostgresStore::open_on(settings, clock.clone()).await?))
         }
     }
 }

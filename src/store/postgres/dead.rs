@@ -167,6 +167,7 @@ pub(super) fn bind<'q>(
     query: Query<'q, Postgres, PgArguments>,
     rows: &[&Row],
     tokens: Vec<Uuid>,
+    now: DateTime<Utc>,
 ) -> Query<'q, Postgres, PgArguments> {
     let names = |name: fn(&Binding) -> &str| rows.iter().map(|row| name(&row.binding)).collect::<Vec<&str>>();
     let message = |row: &&Row| row.publish.as_ref().map(|message| message.id);
@@ -194,19 +195,19 @@ pub(super) fn bind<'q>(
         .bind(published.iter().map(|one| one.map(|row| row.headers.as_str())).collect::<Vec<_>>())
         .bind(published.iter().map(|one| one.map(|row| row.payload.as_ref())).collect::<Vec<Option<&[u8]>>>())
         .bind(tokens)
-        .bind(column::now())
+        .bind(now)
 }
 
 /// Keeps a dead letter whose end is counted elsewhere, in place of an older one of the same invocation, and what to
 /// publish about it.
-pub(super) async fn keep(connection: &mut PgConnection, row: &Row) -> Outcome<()> {
-    bind(sqlx::query(KEEP), &[row], vec![Uuid::nil()]).execute(connection).await?;
+pub(super) async fn keep(connection: &mut PgConnection, row: &Row, now: DateTime<Utc>) -> Outcome<()> {
+    bind(sqlx::query(KEEP), &[row], vec![Uuid::nil()], now).execute(connection).await?;
     Ok(())
 }
 
 /// The same for an event that was not in the queue: it came and ended at once.
-pub(super) async fn bury(connection: &mut PgConnection, row: &Row) -> Outcome<()> {
-    bind(sqlx::query(BURY), &[row], vec![Uuid::nil()]).bind(row.binding_id).execute(connection).await?;
+pub(super) async fn bury(connection: &mut PgConnection, row: &Row, now: DateTime<Utc>) -> Outcome<()> {
+    bind(sqlx::query(BURY), &[row], vec![Uuid::nil()], now).bind(row.binding_id).execute(connection).await?;
     Ok(())
 }
 
@@ -326,6 +327,7 @@ pub(super) async fn redrive(
     id: Uuid,
     binding_id: i64,
     run_at: DateTime<Utc>,
+    now: DateTime<Utc>,
 ) -> Outcome<Redriven> {
     let mut transaction = connection.begin().await?;
     let Some((dead, redriven_at)) = get(&mut transaction, id, true).await? else { return Ok(Redriven::Unknown) };
@@ -345,10 +347,10 @@ pub(super) async fn redrive(
     counts.add(binding_id, "dead", reason.as_str(), -1);
     // Writing it counts it as accepted, which it was before.
     counts.add(binding_id, "accepted", "", -1);
-    decide::insert(&mut transaction, &row, &counts).await?;
+    decide::insert(&mut transaction, &row, &counts, now).await?;
     sqlx::query("UPDATE dead_letters SET redriven_at = $2 WHERE invocation_id = $1")
         .bind(id)
-        .bind(column::now())
+        .bind(now)
         .execute(&mut *transaction)
         .await?;
     transaction.commit().await?;

@@ -1,5 +1,6 @@
 //! Forgets what is old or too much, a bounded step at a time, so that nobody waits long behind it.
 
+use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
 use super::error::Outcome;
@@ -41,7 +42,7 @@ const TOO_MANY: &str = "DELETE FROM traces WHERE sequence IN (
     FOR UPDATE SKIP LOCKED)";
 
 /// One step. `true` if there may be more to do.
-pub(super) async fn step(connection: &mut PgConnection, retention: &Retention) -> Outcome<bool> {
+pub(super) async fn step(connection: &mut PgConnection, retention: &Retention, now: DateTime<Utc>) -> Outcome<bool> {
     let moments = [
         retention.results_before,
         retention.traces_before,
@@ -61,7 +62,7 @@ pub(super) async fn step(connection: &mut PgConnection, retention: &Retention) -
         .execute(&mut *connection)
         .await?;
     removed[1] += deleted.rows_affected();
-    let unheld = sqlx::query(UNHELD).bind(column::now()).bind(column::signed(STEP)).execute(&mut *connection).await?;
+    let unheld = sqlx::query(UNHELD).bind(now).bind(column::signed(STEP)).execute(&mut *connection).await?;
     let folded = ledger::fold(connection, STEP).await?;
     let most = removed.into_iter().chain([unheld.rows_affected(), folded]).max();
     Ok(most.is_some_and(|most| most >= STEP))
