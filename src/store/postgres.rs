@@ -285,7 +285,7 @@ impl Store for PostgresStore {
         Box::pin(async move {
             let now = self.core.clock.now();
             let cancelled =
-                on_connection!(self.core, |connection| { cancel::cancel(connection, invocation_id, keep_until, now) })?;
+                on_connection!(self.core, |connection| cancel::cancel(connection, invocation_id, keep_until, now))?;
             // Whoever runs it need not find out by itself, and another one of its key may have its turn.
             if matches!(cancelled, Cancelled::Asked | Cancelled::Cancelled) {
                 self.core.changed();
@@ -426,9 +426,8 @@ impl Store for PostgresStore {
             let found = on_connection!(self.core, |connection| dead::binding_of(connection, invocation_id))?;
             let Some(binding) = found else { return Ok(Redriven::Unknown) };
             let id = self.core.binding_ids(&[&Arc::new(binding)]).await?[0];
-            let redriven = on_connection!(self.core, |connection| {
-                dead::redrive(connection, invocation_id, id, run_at, since)
-            })?;
+            let redriven =
+                on_connection!(self.core, |connection| dead::redrive(connection, invocation_id, id, run_at, since))?;
             if redriven == Redriven::Queued {
                 self.core.due(since, std::iter::once(run_at));
             }

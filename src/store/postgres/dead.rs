@@ -126,15 +126,15 @@ macro_rules! settle {
             ", gone AS (
                 DELETE FROM queue q USING letter l
                 WHERE q.invocation_id = l.invocation_id AND q.claim_token = l.claim_token
-                RETURNING q.invocation_id, q.claim_token, q.binding_id, q.ordering_key, q.position, q.state
+                RETURNING q.invocation_id, q.claim_token, q.binding_id, q.ordering_key, q.position, q.state, l.reason
+            ), ended AS (
+                SELECT * FROM letter
+                WHERE (invocation_id, claim_token) IN (SELECT invocation_id, claim_token FROM gone)
             ), ",
-            keep!("letter JOIN gone USING (invocation_id, claim_token)"),
+            keep!("ended"),
             ", ",
             $promote,
-            count!(
-                "SELECT gone.binding_id, 'dead', letter.reason, count(*)
-                 FROM letter JOIN gone USING (invocation_id, claim_token) GROUP BY gone.binding_id, letter.reason"
-            ),
+            count!("SELECT binding_id, 'dead', reason, count(*) FROM gone GROUP BY binding_id, reason"),
             " SELECT invocation_id, claim_token FROM gone"
         )
     };

@@ -230,7 +230,7 @@ macro_rules! ok {
                 SELECT id, $6, $6, subject, reply, headers, payload
                 FROM unnest($8::uuid[], $9::uuid[], $10::uuid[], $11::text[], $12::text[], $13::text[], $14::bytea[])
                     AS effect (invocation_id, claim_token, id, subject, reply, headers, payload)
-                JOIN gone USING (invocation_id, claim_token)
+                WHERE (invocation_id, claim_token) IN (SELECT invocation_id, claim_token FROM gone)
             ), ",
             $promote,
             count!("SELECT binding_id, 'ok', '', count(*) FROM gone GROUP BY binding_id"),

@@ -246,6 +246,20 @@ impl Core {
     }
 }
 
+/// What a connection is set to: `$1` is the schema, `$2` how long a statement may take.
+///
+/// Planning a claim takes longer than making it, so plans are made once for a connection and kept. They must then not
+/// depend on what the tables held at that moment: a queue that is empty when the engine starts is read from end to end
+/// as cheaply as by its index, and a day later is not. So rows are found by indexes, and tables joined by way of them,
+/// wherever that can be done at all.
+pub(super) const SESSION: &str = "
+    SELECT set_config('search_path', $1, false), set_config('statement_timeout', $2, false),
+        set_config('idle_in_transaction_session_timeout', $2, false),
+        set_config('plan_cache_mode', 'force_generic_plan', false), set_config('jit', 'off', false),
+        set_config('enable_seqscan', 'off', false), set_config('enable_hashjoin', 'off', false),
+        set_config('enable_mergejoin', 'off', false)
+";
+
 /// The pool. Opens no connection yet.
 pub(super) fn pool(settings: &PostgresSettings) -> PgPool {
     let schema: Arc<str> = settings.schema.as_str().into();
@@ -266,14 +280,7 @@ pub(super) fn pool(settings: &PostgresSettings) -> PgPool {
         .after_connect(move |connection, _| {
             let (schema, milliseconds) = (schema.clone(), milliseconds.clone());
             Box::pin(async move {
-                sqlx::query(
-                    "SELECT set_config('search_path', $1, false), set_config('statement_timeout', $2, false),
-                        set_config('idle_in_transaction_session_timeout', $2, false)",
-                )
-                .bind(&*schema)
-                .bind(milliseconds)
-                .execute(&mut *connection)
-                .await?;
+                sqlx::query(SESSION).bind(&*schema).bind(milliseconds).execute(&mut *connection).await?;
                 if !durable {
                     sqlx::raw_sql("SET synchronous_commit = off").execute(&mut *connection).await?;
                 }
