@@ -141,7 +141,7 @@ async fn open_store(config: &EngineConfig, clock: &Clock) -> Result<Arc<dyn Stor
                 .map_err(|error| store::Error::Incompatible(error.to_string()))?;
             settings.lease = config.lease;
             settings.durable = config.synchronous == config::Synchronous::Full;
-            Ok(Arc::new(PostgresStore::open(settings).await?))
+            Ok(Arc::new(PostgresStore::open_on(settings, clock.clone()).await?))
         }
     }
 }
