@@ -183,9 +183,11 @@ mod tests {
         Missed::CatchUp(CatchUp { max, window_seconds })
     }
 
-    /// What a schedule of minutes does when it has come to minute 0 and it is `now_s`: (skipped first..last, count) and
-    /// fires, all in minutes.
-    fn minutes(missed: Missed, now_s: i64) -> Option<(Option<(i64, i64, u32)>, Vec<i64>)> {
+    /// Skipped from the first to the last and how many, and the fires, in minutes.
+    type Minutes = (Option<(i64, i64, u32)>, Vec<i64>);
+
+    /// What a schedule of minutes does when it has come to minute 0 and it is `now_s`.
+    fn minutes(missed: Missed, now_s: i64) -> Option<Minutes> {
         let none = Shift::of("x", 0, 0);
         let turn = Turn::take(&plan("* * * * *"), &none, missed.bounds(), 0, now_s * 1_000)?;
         let skipped = turn.skipped.map(|skipped| (skipped.first / 60, skipped.last / 60, skipped.count));
