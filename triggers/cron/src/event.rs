@@ -35,7 +35,7 @@ impl Events {
         Self { now, fired_at: now.to_rfc3339_opts(SecondsFormat::Millis, true), scheduled_at: (0, text_of(0)) }
     }
 
-    /// The event of one instant. Its identity is the instant; that of a fire asked for by hand is its own.
+    /// The event of one instant. Its identity is the instant.
     pub(crate) fn event(
         &mut self,
         binding: &Arc<Binding>,
@@ -55,18 +55,41 @@ impl Events {
             missed: fire.missed,
             cause: fire.cause.as_str(),
         };
-        let payload = serde_json::to_vec(&payload).expect("strings and a number always serialize");
-        let mut event = InvocationContext::new(binding.clone(), Custody::Engine, payload.into());
-        event.subject = binding.trigger_id.clone();
-        event.content_type = Some("application/json".into());
+        let mut event = event(binding, &payload, self.now);
         event.scheduled_at = DateTime::from_timestamp(fire.instant, 0);
-        event.idempotency_key = (fire.cause != FireCause::Manual).then(|| scheduled_at.as_str().into());
-        event.received_at = self.now;
+        event.idempotency_key = Some(scheduled_at.as_str().into());
         let terms = event.terms_mut();
         terms.fire = Some(fire.cause);
-        terms.ordering = ordering(overlap);
+        terms.ordering = ordering(overlap, fire.cause);
         event
     }
+
+    /// A fire that somebody asked for now, which no instant owns.
+    pub(crate) fn run_now(&self, binding: &Arc<Binding>, plan: &Plan, overlap: Overlap) -> InvocationContext {
+        let payload = Payload {
+            scheduled_at: &self.fired_at,
+            fired_at: &self.fired_at,
+            schedule: plan.expression_of(self.now.timestamp()),
+            timezone: plan.timezone(),
+            missed: 0,
+            cause: FireCause::Manual.as_str(),
+        };
+        let mut event = event(binding, &payload, self.now);
+        event.scheduled_at = Some(self.now);
+        let terms = event.terms_mut();
+        terms.fire = Some(FireCause::Manual);
+        terms.ordering = ordering(overlap, FireCause::Manual);
+        event
+    }
+}
+
+fn event(binding: &Arc<Binding>, payload: &Payload<'_>, now: DateTime<Utc>) -> InvocationContext {
+    let payload = serde_json::to_vec(payload).expect("strings and a number always serialize");
+    let mut event = InvocationContext::new(binding.clone(), Custody::Engine, payload.into());
+    event.subject = binding.trigger_id.clone();
+    event.content_type = Some("application/json".into());
+    event.received_at = now;
+    event
 }
 
 /// One fire of a trigger.
@@ -79,14 +102,16 @@ pub(crate) struct Fire {
     pub(crate) cause: FireCause,
 }
 
-/// Which of the trigger's fires one may not overtake: where they do not run side by side, all have one key.
-fn ordering(overlap: Overlap) -> Option<Ordering> {
+/// Which of the trigger's fires one may not overtake: where they do not run side by side, all have one key. Nobody who
+/// asks for fires wants them skipped because others run: those wait.
+fn ordering(overlap: Overlap, cause: FireCause) -> Option<Ordering> {
     let limit = match overlap {
-        // Those that are cancelled may take a moment to end.
-        Overlap::BufferAll | Overlap::CancelOther => None,
+        Overlap::Allow => return None,
+        _ if matches!(cause, FireCause::Manual | FireCause::Backfill) => None,
         Overlap::Skip => Some(1),
         Overlap::BufferOne => Some(2),
-        Overlap::Allow => return None,
+        // Those that are cancelled may take a moment to end.
+        Overlap::BufferAll | Overlap::CancelOther => None,
     };
     Some(Ordering { key: "fires".into(), limit })
 }

@@ -25,16 +25,18 @@ mod run;
 mod schedule;
 mod scheduler;
 mod shift;
+mod timetable;
 mod zone;
 
 use std::fmt;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use trigger_core::{BindError, Binding, Kind, Problem, Problems, Step, TriggerKind};
+use trigger_core::{BindError, Binding, Kind, Problem, Problems, Step, Timetable, TriggerKind};
 
 use crate::handover::Handover;
 use crate::plan::Plans;
+use crate::timetable::CronTimetable;
 
 pub use config::{Config, Expressions};
 pub use error::Error;
@@ -102,6 +104,11 @@ impl TriggerKind for Cron {
 
     fn describe(&self, config: &Config) -> String {
         config.describe()
+    }
+
+    fn timetable(&self, config: &Config) -> Option<Arc<dyn Timetable>> {
+        let plan = self.plan(config).ok()?;
+        Some(Arc::new(CronTimetable { plan, overlap: config.overlap }))
     }
 
     async fn bind(&self, config: Config, _binding: Arc<Binding>) -> Result<CronTrigger, BindError> {
