@@ -12,7 +12,9 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use trigger_core::{Accepted, Binding, BoxFuture, DeadReason, Failure, InvocationContext, Message, Response, Status};
+use trigger_core::{
+    Binding, BoxFuture, Cancelled, DeadReason, Failure, InvocationContext, Message, Progress, SkippedFire, Status,
+};
 use uuid::Uuid;
 
 use crate::executor::Abi;
@@ -22,8 +24,14 @@ use crate::traces::TraceRow;
 #[cfg(test)]
 mod conformance;
 pub mod postgres;
+mod queued;
 pub mod sqlite;
 mod stored;
+
+pub use queued::{
+    Accept, Admitted, BlockedKey, Claim, ClaimRequest, Claimed, FireFilter, FireRow, Lease, LedgerCount, LedgerRow,
+    PRIORITY_STEP, Pause, QueueFilter, QueueRow, QueuedInvocation, Renewed, Settle, Tally,
+};
 
 /// The most rows that one page of a list holds, whatever its filter asks for.
 pub const MAX_PAGE: u32 = 1000;
@@ -133,51 +141,6 @@ pub struct FailedAttempt {
     /// The delay chosen before the next attempt, in milliseconds; `None` for the last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_delay_ms: Option<u64>,
-}
-
-/// An invocation to keep in the queue.
-#[derive(Clone, Debug)]
-pub struct QueuedInvocation {
-    /// The invocation; `attempt` is the number of the attempt to make next.
-    pub invocation: InvocationContext,
-    /// When it is due.
-    pub run_at: DateTime<Utc>,
-    /// What was tried already.
-    pub attempts: Vec<FailedAttempt>,
-    /// How often it was redriven.
-    pub redrive_count: u32,
-}
-
-/// A row of the queue, claimed for one attempt.
-#[derive(Clone, Debug)]
-pub struct Claimed {
-    /// What to run.
-    pub queued: QueuedInvocation,
-    /// Names the claim in [`Store::settle`].
-    pub token: Uuid,
-}
-
-/// How a claimed row ends.
-#[derive(Clone, Debug)]
-pub enum Settle {
-    /// It ended well: the result is kept for those who ask, the effects go to the outbox, the row is removed.
-    Ok {
-        /// The guest's answer.
-        response: Response,
-        /// Messages that the guest published.
-        effects: Vec<Message>,
-    },
-    /// It failed and is due again.
-    Retry {
-        /// When.
-        run_at: DateTime<Utc>,
-        /// The attempt that failed.
-        attempt: FailedAttempt,
-    },
-    /// It is given up on: dead letter, outbox row and removal in one transaction.
-    Dead(Box<DeadLetter>),
-    /// The attempt was cut by shutdown: due again at once, and not counted.
-    HandBack,
 }
 
 /// An invocation that was given up on. Its JSON is the dead letter's envelope, payload included.
@@ -311,7 +274,7 @@ pub struct Depths {
 /// What to remove when it is old or too much. Steps are bounded; `prune` says whether there is more.
 #[derive(Clone, Copy, Debug)]
 pub struct Retention {
-    /// Results older than this moment.
+    /// Results that were to be kept until a moment before this one.
     pub results_before: DateTime<Utc>,
     /// Traces older than this moment.
     pub traces_before: DateTime<Utc>,
@@ -319,6 +282,8 @@ pub struct Retention {
     pub traces_max_rows: u64,
     /// Remembered event keys, and remembered attempts of redelivered events, older than this moment.
     pub keys_before: DateTime<Utc>,
+    /// Fires older than this moment.
+    pub fires_before: DateTime<Utc>,
 }
 
 /// Everything that the engine keeps.
@@ -342,27 +307,69 @@ pub trait Store: Send + Sync + 'static {
     /// A module's bytes, as stored.
     fn module(&self, digest: Digest) -> BoxFuture<'_, Result<Option<Bytes>>>;
 
-    /// Keeps new events. One whose `idempotency_key` was accepted before for the same trigger is a duplicate and is
-    /// answered with the first one's id. Answers are in the order of the question.
-    fn accept(&self, queued: Vec<QueuedInvocation>) -> BoxFuture<'_, Result<Vec<Accepted>>>;
+    /// Keeps new events, in one commit. One whose `idempotency_key` was accepted before for the same trigger is a
+    /// duplicate, and so is one whose unique key is held. What their terms ask for (order, uniqueness, one fire for
+    /// each moment) is decided here, in the same commit. Answers are in the order of the question.
+    fn accept(&self, accept: Accept) -> BoxFuture<'_, Result<Vec<Admitted>>>;
 
-    /// Keeps an invocation whose inline attempt failed and whose source cannot redeliver. Its key is not looked at. One
-    /// that is in the queue already stays as it is.
+    /// Keeps an invocation whose inline attempt failed and whose source cannot redeliver. Its keys are not looked at.
+    /// One that is in the queue already stays as it is.
     fn keep(&self, queued: QueuedInvocation) -> BoxFuture<'_, Result<()>>;
 
-    /// Claims rows that are due at `now` and unclaimed, or whose lease ran out before it, the longest due first; fewer
-    /// than `limit` where payloads are large. An expired claim costs no attempt. A row that cannot be read does not
-    /// hold up the others: it becomes a dead letter (`incompatible`, payload kept) and what was unreadable is parked.
-    fn claim(&self, now: DateTime<Utc>, lease_until: DateTime<Utc>, limit: u32) -> BoxFuture<'_, Result<Vec<Claimed>>>;
+    /// Claims rows that are due and unclaimed, or whose lease ran out, fewer than the limit where payloads are large.
+    /// Every namespace that has such rows gets an equal share, within it every trigger; of a trigger, the lowest rank
+    /// goes first. Rows of paused triggers stay, and of an ordering key only the first is given out. An expired claim
+    /// costs no attempt. A row that cannot be read does not hold up the others: it becomes a dead letter
+    /// (`incompatible`, payload kept) and what was unreadable is parked.
+    fn claim(&self, request: ClaimRequest) -> BoxFuture<'_, Result<Vec<Claimed>>>;
 
-    /// Prolongs claims; answers the ids that are still held by their tokens.
-    fn renew(&self, claims: Vec<(Uuid, Uuid)>, lease_until: DateTime<Utc>) -> BoxFuture<'_, Result<Vec<Uuid>>>;
+    /// Prolongs claims; answers those that are still held, and which of them are to be cancelled.
+    fn renew(&self, claims: Vec<Claim>, lease_until: DateTime<Utc>) -> BoxFuture<'_, Result<Renewed>>;
 
     /// Ends a claim. `false` if the claim is no longer the token's: nothing was changed then. The version of a first
     /// failed attempt stays the row's version.
-    fn settle(&self, invocation_id: Uuid, token: Uuid, settle: Settle) -> BoxFuture<'_, Result<bool>>;
+    fn settle(&self, claim: Claim, settle: Settle) -> BoxFuture<'_, Result<bool>>;
 
-    /// When the next unclaimed row is due.
+    /// Takes back an event that has not ended: one that waits is removed and kept as cancelled until `keep_until`; one
+    /// that runs is marked, and whoever renews its claim is told.
+    fn cancel(
+        &self,
+        invocation_id: Uuid,
+        keep_until: Option<DateTime<Utc>>,
+    ) -> BoxFuture<'_, Result<Cancelled>>;
+
+    /// The invocation that holds a trigger's unique key.
+    fn unique_holder(&self, binding: Binding, unique_key: String) -> BoxFuture<'_, Result<Option<Uuid>>>;
+
+    /// Keeps what a running attempt says of its progress, while its claim holds.
+    fn progress(&self, claim: Claim, progress: Progress) -> BoxFuture<'_, Result<bool>>;
+
+    /// Pauses a trigger (its rows stay, its schedule does not fire) or, with `None`, lets it go on. `false` if no event
+    /// of such a trigger was ever seen and it is not deployed.
+    fn pause(&self, binding: Binding, pause: Option<Pause>) -> BoxFuture<'_, Result<bool>>;
+
+    /// Every paused trigger.
+    fn paused(&self) -> BoxFuture<'_, Result<Vec<(Binding, Pause)>>>;
+
+    /// Rows of the queue, the longest due first.
+    fn queue(&self, filter: QueueFilter) -> BoxFuture<'_, Result<Vec<QueueRow>>>;
+
+    /// Ordering keys with events that wait behind one that has failed, the longest due first.
+    fn blocked_keys(&self, limit: u32) -> BoxFuture<'_, Result<Vec<BlockedKey>>>;
+
+    /// Adds to the ledger what never was in the queue: each count is accepted and ended at once.
+    fn tally(&self, tallies: Vec<Tally>) -> BoxFuture<'_, Result<()>>;
+
+    /// Where every event of every trigger is, as one snapshot.
+    fn ledger(&self) -> BoxFuture<'_, Result<Vec<LedgerRow>>>;
+
+    /// Keeps rows about fires that were not made. One about a moment that has its row already changes nothing.
+    fn skip_fires(&self, skipped: Vec<SkippedFire>) -> BoxFuture<'_, Result<()>>;
+
+    /// The fires of a trigger, newest first.
+    fn fires(&self, binding: Binding, filter: FireFilter) -> BoxFuture<'_, Result<Vec<FireRow>>>;
+
+    /// When the next unclaimed row that is not behind another is due.
     fn next_due(&self) -> BoxFuture<'_, Result<Option<DateTime<Utc>>>>;
 
     /// Ends when another engine on the same store has made rows due, or may have. It is a hint: whoever waits for rows

@@ -16,19 +16,26 @@
 //! - No savepoint for each operation: they made a job half as dear again. A group in which something fails is done
 //!   again one operation at a time, which costs nothing until then.
 
+mod accept;
 mod attempts;
+mod bindings;
+mod claim;
 mod column;
 mod dead;
 mod due;
 mod error;
+mod fires;
 mod functions;
 mod inbox;
+mod ledger;
+mod list;
 mod lock;
 mod outbox;
 mod prune;
-mod queue;
 mod reader;
+mod row;
 mod schema;
+mod settle;
 pub mod sql;
 mod status;
 mod traces;
@@ -46,13 +53,14 @@ use chrono::{DateTime, Utc};
 use rusqlite::Connection;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use trigger_core::{Accepted, Binding, BoxFuture, Message, Status};
+use trigger_core::{Binding, BoxFuture, Cancelled, Message, Progress, SkippedFire, Status};
 use uuid::Uuid;
 
 use super::{
-    Claimed, DeadLetter, DeadLetterFilter, DeadLetterSummary, Deploy, Deployed, Depths, Error, FailedAttempt,
-    FunctionRow, KeptDeadLetter, OutboxRow, QueuedInvocation, Redriven, Result, Retention, Settle, Store, TraceFilter,
-    VersionRow,
+    Accept, Admitted, BlockedKey, Claim, ClaimRequest, Claimed, DeadLetter, DeadLetterFilter, DeadLetterSummary, Deploy,
+    Deployed, Depths, Error, FailedAttempt, FireFilter, FireRow, FunctionRow, KeptDeadLetter, LedgerRow, OutboxRow,
+    Pause, QueueFilter, QueueRow, QueuedInvocation, Redriven, Renewed, Result, Retention, Settle, Store, Tally,
+    TraceFilter, VersionRow,
 };
 use crate::functions::Digest;
 use crate::traces::TraceRow;
@@ -111,6 +119,7 @@ impl SqliteSettings {
 /// The store in SQLite. Dropping it waits for what was begun.
 pub struct SqliteStore {
     place: Place,
+    bindings: bindings::Bindings,
     // The readers end first, so that the writer's connection is the last and leaves the file tidy.
     readers: Option<reader::Readers>,
     writer: writer::Writer,
@@ -133,7 +142,7 @@ impl SqliteStore {
                 (writer::Writer::start(connection, Some(lock))?, Some(readers))
             }
         };
-        Ok(Self { place, readers, writer })
+        Ok(Self { place, bindings: bindings::Bindings::default(), readers, writer })
     }
 
     /// Does `work` in a transaction of the writer; it is committed when this returns. `bytes` is how much memory the
@@ -156,6 +165,38 @@ impl SqliteStore {
             None => self.writer.inbox(),
         };
         inbox.run(0, work).await.map_err(|error| error::at(&self.place, error))
+    }
+}
+
+impl SqliteStore {
+    /// The numbers of triggers, in the order of the question.
+    async fn binding_ids(&self, of: Vec<Arc<Binding>>) -> Result<Vec<i64>> {
+        if let Some(ids) = of.iter().map(|binding| self.bindings.get(binding)).collect() {
+            return Ok(ids);
+        }
+        let asked = of.clone();
+        let ids = self
+            .write(0, move |connection| asked.iter().map(|binding| bindings::resolve(connection, binding)).collect())
+            .await?;
+        self.bindings.learn(&of, &ids);
+        Ok(ids)
+    }
+
+    async fn binding_id(&self, of: &Arc<Binding>) -> Result<i64> {
+        match self.bindings.get(of) {
+            Some(id) => Ok(id),
+            None => Ok(self.binding_ids(vec![of.clone()]).await?[0]),
+        }
+    }
+
+    /// Rows to be written.
+    async fn rows(&self, queued: &[QueuedInvocation]) -> Result<Vec<row::Row>> {
+        let mut rows = Vec::with_capacity(queued.len());
+        for queued in queued {
+            let binding_id = self.binding_id(&queued.invocation.binding).await?;
+            rows.push(row::Row::new(queued, binding_id));
+        }
+        Ok(rows)
     }
 }
 
@@ -193,27 +234,45 @@ impl Store for SqliteStore {
         Box::pin(self.read(move |connection| functions::module(connection, digest)))
     }
 
-    fn accept(&self, queued: Vec<QueuedInvocation>) -> BoxFuture<'_, Result<Vec<Accepted>>> {
+    fn accept(&self, accept: Accept) -> BoxFuture<'_, Result<Vec<Admitted>>> {
         Box::pin(async move {
-            let rows: Vec<queue::Row> = queued.iter().map(queue::Row::new).collect();
-            let bytes = rows.iter().map(queue::Row::bytes).sum();
-            self.write(bytes, move |connection| queue::accept(connection, &rows)).await
+            let rows = self.rows(&accept.queued).await?;
+            let bytes = rows.iter().map(row::Row::bytes).sum();
+            let lease = accept.lease.map(|lease| (lease.token, column::micros(lease.until)));
+            let keep_until = accept.keep_until.map_or(0, column::micros);
+            let list = accept::List { rows, lease, max_backlog: accept.max_backlog, keep_until };
+            self.write(bytes, move |connection| accept::accept(connection, &list, column::now())).await
         })
     }
 
     fn keep(&self, queued: QueuedInvocation) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
-            let row = queue::Row::new(&queued);
-            self.write(row.bytes(), move |connection| queue::insert(connection, &row).map(drop)).await
+            let row = self.rows(std::slice::from_ref(&queued)).await?.remove(0);
+            self.write(row.bytes(), move |connection| {
+                if row::insert(connection, &row, column::now())?.is_some() {
+                    ledger::add(row.binding_id, "accepted", "", 1);
+                }
+                Ok(())
+            })
+            .await
         })
     }
 
-    fn claim(&self, now: DateTime<Utc>, lease_until: DateTime<Utc>, limit: u32) -> BoxFuture<'_, Result<Vec<Claimed>>> {
+    fn claim(&self, request: ClaimRequest) -> BoxFuture<'_, Result<Vec<Claimed>>> {
         Box::pin(async move {
+            let limited = request.limits.iter().map(|(binding, _)| binding.clone()).collect();
+            let ids = self.binding_ids(limited).await?;
+            let request = Arc::new(claim::Request {
+                now: column::micros(request.now),
+                lease_until: column::micros(request.lease_until),
+                token: Uuid::now_v7(),
+                limit: request.limit as usize,
+                limits: ids.into_iter().zip(request.limits.iter().map(|(_, limit)| *limit as usize)).collect(),
+            });
+            let token = request.token;
             loop {
-                let token = Uuid::now_v7();
-                let rows =
-                    self.write(0, move |connection| queue::claim(connection, now, lease_until, token, limit)).await?;
+                let asked = request.clone();
+                let rows = self.write(0, move |connection| claim::claim(connection, &asked)).await?;
                 // Reading JSON is done here rather than on the writer's thread, which everybody waits for.
                 let mut claimed = Vec::with_capacity(rows.len());
                 let mut parked = Vec::new();
@@ -228,7 +287,7 @@ impl Store for SqliteStore {
                 }
                 let bytes = parked.iter().map(|row| row.bytes()).sum();
                 let park = move |connection: &Connection| {
-                    parked.iter().try_for_each(|row| queue::park(connection, row, token))
+                    parked.iter().try_for_each(|row| claim::park(connection, row, token, column::now()))
                 };
                 match self.write(bytes, park).await {
                     Ok(()) if claimed.is_empty() => {}
@@ -244,19 +303,114 @@ impl Store for SqliteStore {
         })
     }
 
-    fn renew(&self, claims: Vec<(Uuid, Uuid)>, lease_until: DateTime<Utc>) -> BoxFuture<'_, Result<Vec<Uuid>>> {
-        Box::pin(self.write(0, move |connection| queue::renew(connection, &claims, lease_until)))
+    fn renew(&self, claims: Vec<Claim>, lease_until: DateTime<Utc>) -> BoxFuture<'_, Result<Renewed>> {
+        Box::pin(self.write(0, move |connection| claim::renew(connection, &claims, column::micros(lease_until))))
     }
 
-    fn settle(&self, invocation_id: Uuid, token: Uuid, settle: Settle) -> BoxFuture<'_, Result<bool>> {
+    fn settle(&self, claim: Claim, settle: Settle) -> BoxFuture<'_, Result<bool>> {
         Box::pin(async move {
-            let ending = queue::Ending::new(invocation_id, &settle)?;
-            self.write(ending.bytes(), move |connection| queue::settle(connection, invocation_id, token, &ending)).await
+            let events = match &settle {
+                Settle::Ok { events, .. } => self.rows(events).await?,
+                _ => Vec::new(),
+            };
+            let ending = settle::Ending::new(claim.invocation_id, &settle, events)?;
+            self.write(ending.bytes(), move |connection| settle::settle(connection, claim, &ending, column::now())).await
         })
     }
 
+    fn cancel(
+        &self,
+        invocation_id: Uuid,
+        keep_until: Option<DateTime<Utc>>,
+    ) -> BoxFuture<'_, Result<Cancelled>> {
+        let keep_until = keep_until.map(column::micros);
+        Box::pin(self.write(0, move |connection| settle::cancel(connection, invocation_id, keep_until, column::now())))
+    }
+
+    fn unique_holder(&self, binding: Binding, unique_key: String) -> BoxFuture<'_, Result<Option<Uuid>>> {
+        Box::pin(self.write(0, move |connection| match bindings::find(connection, &binding)? {
+            Some(id) => accept::holder(connection, id, &unique_key, column::now()),
+            None => Ok(None),
+        }))
+    }
+
+    fn progress(&self, claim: Claim, progress: Progress) -> BoxFuture<'_, Result<bool>> {
+        let progress = row::to_json(&progress);
+        Box::pin(self.write(progress.len(), move |connection| settle::progress(connection, claim, &progress)))
+    }
+
+    fn pause(&self, binding: Binding, pause: Option<Pause>) -> BoxFuture<'_, Result<bool>> {
+        Box::pin(self.write(0, move |connection| {
+            if bindings::find(connection, &binding)?.is_none() && !functions::has_trigger(connection, &binding)? {
+                return Ok(false);
+            }
+            list::pause(connection, bindings::resolve(connection, &binding)?, pause.as_ref())?;
+            Ok(true)
+        }))
+    }
+
+    fn paused(&self) -> BoxFuture<'_, Result<Vec<(Binding, Pause)>>> {
+        Box::pin(self.read(list::paused))
+    }
+
+    fn queue(&self, filter: QueueFilter) -> BoxFuture<'_, Result<Vec<QueueRow>>> {
+        Box::pin(self.write(0, move |connection| list::queue(connection, &filter)))
+    }
+
+    fn blocked_keys(&self, limit: u32) -> BoxFuture<'_, Result<Vec<BlockedKey>>> {
+        Box::pin(self.read(move |connection| list::blocked_keys(connection, limit)))
+    }
+
+    fn tally(&self, tallies: Vec<Tally>) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let ids = self.binding_ids(tallies.iter().map(|tally| tally.binding.clone()).collect()).await?;
+            self.write(0, move |_| {
+                for (tally, id) in tallies.iter().zip(&ids) {
+                    let count = column::signed(tally.count);
+                    ledger::add(*id, "accepted", "", count);
+                    ledger::add(*id, tally.outcome, tally.reason.unwrap_or(""), count);
+                }
+                Ok(())
+            })
+            .await
+        })
+    }
+
+    fn ledger(&self) -> BoxFuture<'_, Result<Vec<LedgerRow>>> {
+        Box::pin(async move {
+            let claimed = self.write(0, ledger::claimed).await?;
+            // Counting rows may take a while, and claims are the writer's alone.
+            self.read(move |connection| ledger::read(connection, &claimed)).await
+        })
+    }
+
+    fn skip_fires(&self, skipped: Vec<SkippedFire>) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let ids = self.binding_ids(skipped.iter().map(|fire| fire.binding.clone()).collect()).await?;
+            let rows: Vec<fires::Skipped> = skipped
+                .iter()
+                .zip(ids)
+                .map(|(fire, binding_id)| fires::Skipped {
+                    binding_id,
+                    scheduled_at: column::micros(fire.scheduled_at),
+                    until: column::micros(fire.until),
+                    count: fire.count,
+                    reason: fire.reason.as_str(),
+                })
+                .collect();
+            self.write(0, move |connection| fires::skip(connection, &rows, column::now())).await
+        })
+    }
+
+    fn fires(&self, binding: Binding, filter: FireFilter) -> BoxFuture<'_, Result<Vec<FireRow>>> {
+        Box::pin(self.read(move |connection| match bindings::find(connection, &binding)? {
+            Some(id) => fires::list(connection, id, &filter),
+            None => Ok(Vec::new()),
+        }))
+    }
+
     fn next_due(&self) -> BoxFuture<'_, Result<Option<DateTime<Utc>>>> {
-        Box::pin(self.write(0, queue::next_due))
+        Box::pin(self.write(0, claim::next_due))
     }
 
     fn bury(&self, dead: Box<DeadLetter>) -> BoxFuture<'_, Result<()>> {
@@ -264,6 +418,9 @@ impl Store for SqliteStore {
             let row = dead::Row::new(&dead);
             self.write(row.bytes(), move |connection| {
                 dead::insert(connection, &row)?;
+                let binding_id = bindings::resolve(connection, &row.binding)?;
+                ledger::add(binding_id, "accepted", "", 1);
+                ledger::add(binding_id, "dead", row.reason.as_str(), 1);
                 attempts::forget(connection, row.invocation_id)
             })
             .await
@@ -287,7 +444,10 @@ impl Store for SqliteStore {
     }
 
     fn last_scheduled(&self, binding: Binding) -> BoxFuture<'_, Result<Option<DateTime<Utc>>>> {
-        Box::pin(self.read(move |connection| queue::last_scheduled(connection, &binding)))
+        Box::pin(self.read(move |connection| match bindings::find(connection, &binding)? {
+            Some(id) => fires::last_scheduled(connection, id),
+            None => Ok(None),
+        }))
     }
 
     fn dead_letters(&self, filter: DeadLetterFilter) -> BoxFuture<'_, Result<Vec<DeadLetterSummary>>> {
@@ -299,7 +459,7 @@ impl Store for SqliteStore {
     }
 
     fn redrive(&self, invocation_id: Uuid, run_at: DateTime<Utc>) -> BoxFuture<'_, Result<Redriven>> {
-        Box::pin(self.write(0, move |connection| dead::redrive(connection, invocation_id, run_at)))
+        Box::pin(self.write(0, move |connection| dead::redrive(connection, invocation_id, run_at, column::now())))
     }
 
     fn outbox_add(&self, messages: Vec<Message>) -> BoxFuture<'_, Result<()>> {
@@ -336,7 +496,7 @@ impl Store for SqliteStore {
     }
 
     fn depths(&self) -> BoxFuture<'_, Result<Depths>> {
-        Box::pin(self.write(0, queue::depths))
+        Box::pin(self.write(0, list::depths))
     }
 
     fn prune(&self, retention: Retention) -> BoxFuture<'_, Result<bool>> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use trigger_core::{Binding, Custody, DeadReason, Failure, FailureCode, InvocationContext, Kind};
+use trigger_core::{Binding, Custody, DeadReason, Failure, FailureCode, InvocationContext};
 use uuid::Uuid;
 
 use super::{DeadLetter, QueuedInvocation};
@@ -16,9 +16,7 @@ use super::{DeadLetter, QueuedInvocation};
 /// What a row of the queue tells beside its texts.
 pub(super) struct Columns {
     pub(super) id: Uuid,
-    /// Namespace, function, trigger.
-    pub(super) names: [Box<str>; 3],
-    pub(super) kind: Box<str>,
+    pub(super) binding: Arc<Binding>,
     pub(super) attempt: u32,
     pub(super) version: Option<u32>,
     pub(super) redrive_count: u32,
@@ -45,15 +43,13 @@ impl Columns {
             }
         };
         (invocation.attempt, invocation.version) = (self.attempt, self.version);
+        invocation.binding = self.binding.clone();
         Ok(QueuedInvocation { invocation, run_at, attempts, redrive_count: self.redrive_count })
     }
 
     /// A dead letter of what the columns and the payload still tell.
     pub(super) fn unreadable(self, reason: &str) -> DeadLetter {
-        let [namespace, function_name, trigger_id] = self.names;
-        // The tables let in no other word than those of the seven kinds.
-        let trigger_type = Kind::parse(&self.kind).unwrap_or(Kind::Job);
-        let binding = Arc::new(Binding { namespace, function_name, trigger_id, trigger_type });
+        let binding = self.binding;
         tracing::error!(
             invocation_id = %self.id, trigger = %binding.path(),
             "a queued event cannot be read and becomes a dead letter; its text is in the table `parked`: {reason}"

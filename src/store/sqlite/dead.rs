@@ -8,7 +8,7 @@ use rusqlite::{Connection, ToSql, params};
 use trigger_core::{Binding, Custody, DeadReason, Failure, InvocationContext};
 use uuid::Uuid;
 
-use super::{column, outbox, queue};
+use super::{bindings, column, ledger, outbox, row};
 use crate::store::stored::json_error;
 use crate::store::{
     DeadLetter, DeadLetterFilter, DeadLetterSummary, KeptDeadLetter, MAX_PAGE, QueuedInvocation, Redriven, Result,
@@ -17,9 +17,9 @@ use crate::store::{
 /// A dead letter to be written.
 pub(super) struct Row {
     pub(super) invocation_id: Uuid,
-    binding: Arc<Binding>,
+    pub(super) binding: Arc<Binding>,
     subject: Box<str>,
-    reason: DeadReason,
+    pub(super) reason: DeadReason,
     failure: String,
     attempt_count: i64,
     attempts: String,
@@ -40,14 +40,14 @@ impl Row {
             binding: invocation.binding.clone(),
             subject: invocation.subject.clone(),
             reason: dead.reason,
-            failure: queue::to_json(&dead.failure),
+            failure: row::to_json(&dead.failure),
             attempt_count: column::signed(dead.attempts.len() as u64),
-            attempts: queue::to_json(&dead.attempts),
+            attempts: row::to_json(&dead.attempts),
             died_at: column::micros(dead.died_at),
             redrive_count: dead.redrive_count,
             version: dead.version,
             digest: dead.digest.map(|digest| digest.to_string()),
-            context: invocation.to_stored().to_string(),
+            context: invocation.to_stored(),
             payload: invocation.payload.clone(),
             publish: dead.publish.as_ref().map(outbox::Row::new),
         }
@@ -205,20 +205,29 @@ pub(super) fn get(connection: &Connection, id: Uuid) -> Result<Option<KeptDeadLe
 }
 
 /// Puts the event back in the queue as if it had just come, and marks the dead letter.
-pub(super) fn redrive(connection: &Connection, id: Uuid, run_at: DateTime<Utc>) -> Result<Redriven> {
+pub(super) fn redrive(
+    connection: &Connection,
+    id: Uuid,
+    run_at: DateTime<Utc>,
+    now: i64,
+) -> Result<Redriven> {
     let Some((dead, redriven_at)) = get(connection, id)? else { return Ok(Redriven::Unknown) };
     if redriven_at.is_some() {
         return Ok(Redriven::Already);
     }
+    let reason = dead.reason;
     let mut invocation = dead.invocation;
+    let binding_id = bindings::resolve(connection, &invocation.binding)?;
     invocation.attempt = 1;
     invocation.version = None;
     invocation.custody = Custody::Engine;
     let redrive_count = dead.redrive_count.saturating_add(1);
     let queued = QueuedInvocation { invocation, run_at, attempts: Vec::new(), redrive_count };
-    queue::insert(connection, &queue::Row::new(&queued))?;
+    row::insert(connection, &row::Row::new(&queued, binding_id), now)?;
+    // It is dead no more.
+    ledger::add(binding_id, "dead", reason.as_str(), -1);
     connection
         .prepare_cached("UPDATE dead_letters SET redriven_at = ?2 WHERE invocation_id = ?1")?
-        .execute(params![id.as_bytes(), column::now()])?;
+        .execute(params![id.as_bytes(), now])?;
     Ok(Redriven::Queued)
 }

@@ -1,46 +1,53 @@
 //! A claimed row as the driver finds it. What it means is the same everywhere: [`stored`](crate::store::stored).
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use chrono::DateTime;
+use trigger_core::Binding;
 use uuid::Uuid;
 
 use super::{column, dead};
 use crate::store::stored::Columns;
-use crate::store::{Claimed, QueuedInvocation};
+use crate::store::{Claim, Claimed, QueuedInvocation};
 
 /// A claimed row, not read yet.
 pub(super) struct Due {
     columns: Columns,
     run_at: i64,
-    // Texts are taken as bytes and names leniently: nothing in a row may keep the others from being claimed.
+    ordered: bool,
+    // Texts are taken as bytes: nothing in a row may keep the others from being claimed.
     attempts: Option<Vec<u8>>,
     context: Vec<u8>,
 }
 
 impl Due {
-    pub(super) fn from_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
+    pub(super) fn from_row(row: &rusqlite::Row<'_>, binding: Arc<Binding>) -> rusqlite::Result<Self> {
         let bytes = |column| Ok::<_, rusqlite::Error>(row.get_ref(column)?.as_bytes_or_null()?.map(<[u8]>::to_vec));
-        let text =
-            |column| Ok::<_, rusqlite::Error>(String::from_utf8_lossy(&bytes(column)?.unwrap_or_default()).into());
         Ok(Self {
             columns: Columns {
                 id: column::id(row, 0)?,
-                names: [text(1)?, text(2)?, text(3)?],
-                kind: text(4)?,
-                attempt: row.get(6)?,
-                version: row.get(7)?,
-                redrive_count: row.get(8)?,
-                payload: Bytes::copy_from_slice(row.get_ref(11)?.as_bytes()?),
+                binding,
+                attempt: row.get(2)?,
+                version: row.get(3)?,
+                redrive_count: row.get(4)?,
+                payload: Bytes::copy_from_slice(row.get_ref(8)?.as_bytes()?),
             },
-            run_at: row.get(5)?,
-            attempts: bytes(9)?,
-            context: bytes(10)?.unwrap_or_default(),
+            run_at: row.get(1)?,
+            ordered: row.get(5)?,
+            attempts: bytes(6)?,
+            context: bytes(7)?.unwrap_or_default(),
         })
     }
 
     /// The row's identity.
     pub(super) fn id(&self) -> Uuid {
         self.columns.id
+    }
+
+    /// Number of the attempt to make.
+    pub(super) fn attempt(&self) -> u32 {
+        self.columns.attempt
     }
 
     /// What it holds.
@@ -51,7 +58,10 @@ impl Due {
     /// The row as what it says, or as what can be saved of it.
     pub(super) fn read(self, token: Uuid) -> std::result::Result<Claimed, Box<Unreadable>> {
         match self.parse() {
-            Ok(queued) => Ok(Claimed { queued, token }),
+            Ok(queued) => {
+                let claim = Claim { invocation_id: queued.invocation.invocation_id, token, ordered: self.ordered };
+                Ok(Claimed { queued, claim })
+            }
             Err(reason) => {
                 let dead = dead::Row::new(&self.columns.unreadable(&reason));
                 Err(Box::new(Unreadable { reason, context: self.context, attempts: self.attempts, dead }))

@@ -236,6 +236,16 @@ pub(super) fn routed(connection: &Connection) -> Result<Vec<FunctionRow>> {
         .collect())
 }
 
+/// Whether a trigger is deployed.
+pub(super) fn has_trigger(connection: &Connection, binding: &Binding) -> Result<bool> {
+    let mut select = connection.prepare_cached(
+        "SELECT 1 FROM triggers t JOIN functions f ON f.function_id = t.function_id
+         WHERE f.namespace = ?1 AND f.name = ?2 AND t.trigger_id = ?3 AND t.trigger_type = ?4",
+    )?;
+    let Binding { namespace, function_name, trigger_id, trigger_type } = binding;
+    Ok(select.exists([&**namespace, function_name, trigger_id, trigger_type.as_str()])?)
+}
+
 fn triggers(connection: &Connection) -> Result<BTreeMap<Uuid, Vec<TriggerRow>>> {
     let mut select = connection.prepare_cached(
         "SELECT f.namespace, f.name, t.trigger_id, t.trigger_type, t.config, t.function_id

@@ -12,7 +12,10 @@ use super::{Place, Synchronous, error, sql};
 use crate::store::{Error, Result};
 
 /// Applied in order. The list only grows; what is in it never changes.
-const MIGRATIONS: &[&str] = &[include_str!("../../../migrations/sqlite/0001_initial.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../../../migrations/sqlite/0001_initial.sql"),
+    include_str!("../../../migrations/sqlite/0002_queue.sql"),
+];
 
 /// `trip`, in the file's header.
 const APPLICATION_ID: i64 = 0x7472_6970;

@@ -7,7 +7,7 @@ use trigger_core::{Headers, HttpParts, Status, StatusState};
 use uuid::Uuid;
 
 use super::{column, dead};
-use crate::store::Result;
+use crate::store::{Result, queued};
 
 /// How an invocation stands: in the queue, ended, or given up on.
 pub(super) fn of(connection: &Connection, id: Uuid) -> Result<Option<Status>> {
@@ -21,15 +21,18 @@ pub(super) fn of(connection: &Connection, id: Uuid) -> Result<Option<Status>> {
 
 fn in_queue(connection: &Connection, id: Uuid) -> Result<Option<Status>> {
     let mut select = connection.prepare_cached(
-        "SELECT namespace, function_name, trigger_id, trigger_type, attempt, run_at,
-            EXISTS (SELECT 1 FROM claims WHERE claims.invocation_id = queue.invocation_id)
-         FROM queue WHERE invocation_id = ?1",
+        "SELECT b.namespace, b.function_name, b.trigger_id, b.trigger_type, q.attempt, q.run_at,
+            EXISTS (SELECT 1 FROM claims WHERE claims.invocation_id = q.invocation_id), q.progress
+         FROM queue q JOIN bindings b USING (binding_id) WHERE q.invocation_id = ?1",
     )?;
     let mut rows = select.query([id.as_bytes()])?;
     let Some(row) = rows.next()? else { return Ok(None) };
     let attempt: u32 = row.get(4)?;
     let (attempts, state) = match row.get(6)? {
-        true => (attempt, StatusState::Running),
+        true => {
+            let progress = queued::read_progress(row.get::<_, Option<String>>(7)?.as_deref());
+            (attempt, StatusState::Running { progress })
+        }
         false => (attempt.saturating_sub(1), StatusState::Queued { run_at: column::moment(row, 5)? }),
     };
     Ok(Some(Status { binding: column::binding(row, 0)?, attempts, state }))
@@ -37,11 +40,16 @@ fn in_queue(connection: &Connection, id: Uuid) -> Result<Option<Status>> {
 
 fn in_results(connection: &Connection, id: Uuid) -> Result<Option<Status>> {
     let mut select = connection.prepare_cached(
-        "SELECT namespace, function_name, trigger_id, trigger_type, attempts, http_status, http_headers, body
-         FROM results WHERE invocation_id = ?1",
+        "SELECT b.namespace, b.function_name, b.trigger_id, b.trigger_type, r.attempts, r.http_status, r.http_headers,
+            r.body, r.state
+         FROM results r JOIN bindings b USING (binding_id) WHERE r.invocation_id = ?1",
     )?;
     let mut rows = select.query([id.as_bytes()])?;
     let Some(row) = rows.next()? else { return Ok(None) };
+    if row.get_ref(8)?.as_str().map_err(rusqlite::Error::from)? == "cancelled" {
+        let binding = column::binding(row, 0)?;
+        return Ok(Some(Status { binding, attempts: row.get(4)?, state: StatusState::Cancelled }));
+    }
     let body = Bytes::copy_from_slice(row.get_ref(7)?.as_blob().map_err(rusqlite::Error::from)?);
     let http = match row.get::<_, Option<u16>>(5)? {
         None => None,

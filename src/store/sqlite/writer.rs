@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use rusqlite::Connection;
 
 use super::inbox::{Inbox, Jobs, Waiting};
+use super::ledger;
 use super::lock::Lock;
 use crate::store::{Error, Result};
 
@@ -108,6 +109,7 @@ fn transact(connection: &Connection, group: &mut [Waiting]) -> std::result::Resu
     // IMMEDIATE: a transaction that begins by reading would be refused at its first write if another program wrote
     // meanwhile, and the busy timeout does not apply to that.
     execute(connection, "BEGIN IMMEDIATE").map_err(Failed::Begin)?;
+    ledger::begin();
     let alone = group.len() == 1;
     for waiting in group {
         let changes = connection.total_changes();
@@ -120,7 +122,7 @@ fn transact(connection: &Connection, group: &mut [Waiting]) -> std::result::Resu
             return if alone && !done { Ok(()) } else { Err(Failed::Inside(lost_with_others())) };
         }
     }
-    execute(connection, "COMMIT").map_err(|error| {
+    ledger::write(connection).and_then(|()| execute(connection, "COMMIT")).map_err(|error| {
         rollback(connection);
         Failed::Inside(error)
     })

@@ -93,6 +93,12 @@ words! {
         Disabled = "disabled",
         /// The same event was accepted before.
         Duplicate = "duplicate",
+        /// As many events of its ordering key as may be live were live.
+        Overlap = "overlap",
+        /// A schedule's moment passed while no engine was there, and its trigger does not catch up that far.
+        Missed = "missed",
+        /// Its trigger was paused.
+        Paused = "paused",
     }
 }
 
@@ -105,6 +111,8 @@ words! {
         ShuttingDown = "shutting_down",
         /// The store cannot take the event.
         StoreUnavailable = "store_unavailable",
+        /// As many events of its trigger wait as may.
+        Backlog = "backlog",
         /// The event is larger than the engine takes.
         TooLarge = "too_large",
         /// The function is not public and the caller is not authenticated.

@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{Headers, TraceContext};
+use crate::{Headers, Terms, TraceContext};
 
 /// The seven kinds of trigger. The word is folder, crate suffix, `type` in the manifest, feature and metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -141,6 +141,8 @@ pub struct InvocationContext {
     pub received: Instant,
     /// W3C trace context that arrived with the event, or a new one.
     pub trace: TraceContext,
+    /// What it asks of the queue, where it asks for anything.
+    pub terms: Option<Box<Terms>>,
     /// The event's bytes, unchanged.
     pub payload: Bytes,
 }
@@ -168,6 +170,7 @@ impl InvocationContext {
             received_at: Utc::now(),
             received: Instant::now(),
             trace: TraceContext::new_root(),
+            terms: None,
             payload,
         }
     }
@@ -191,6 +194,26 @@ impl InvocationContext {
             Some(id) => Cow::Borrowed(id),
             None => Cow::Owned(self.invocation_id.to_string()),
         }
+    }
+
+    /// The terms, made where there are none.
+    pub fn terms_mut(&mut self) -> &mut Terms {
+        self.terms.get_or_insert_default()
+    }
+
+    /// The priority that it asks for.
+    pub fn priority(&self) -> i8 {
+        self.terms.as_ref().map_or(0, |terms| terms.priority)
+    }
+
+    /// What it must not overtake.
+    pub fn ordering(&self) -> Option<&crate::Ordering> {
+        self.terms.as_ref()?.ordering.as_ref()
+    }
+
+    /// What it is the same as.
+    pub fn unique(&self) -> Option<&crate::Unique> {
+        self.terms.as_ref()?.unique.as_ref()
     }
 
     /// Takes depth, parent and trace from headers that an engine put on a message it sent.
@@ -246,11 +269,13 @@ struct Stored {
     traceparent: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     tracestate: Option<Box<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    terms: Option<Box<Terms>>,
 }
 
 impl InvocationContext {
-    /// The context without its payload, as stored. `deserialize` is the way back.
-    pub fn to_stored(&self) -> serde_json::Value {
+    /// The context without its payload, as stored: JSON. [`from_stored`](Self::from_stored) is the way back.
+    pub fn to_stored(&self) -> String {
         let stored = Stored {
             invocation_id: self.invocation_id,
             request_id: self.request_id.clone(),
@@ -271,8 +296,9 @@ impl InvocationContext {
             received_at: self.received_at,
             traceparent: self.trace.traceparent(),
             tracestate: self.trace.state.clone(),
+            terms: self.terms.clone(),
         };
-        serde_json::to_value(&stored).expect("a context has only string keys and no fallible values")
+        serde_json::to_string(&stored).expect("a context has only string keys and no fallible values")
     }
 
     /// Reads what [`to_stored`](Self::to_stored) wrote.
@@ -300,6 +326,7 @@ impl InvocationContext {
             received_at: stored.received_at,
             received: Instant::now(),
             trace,
+            terms: stored.terms,
             payload,
         })
     }

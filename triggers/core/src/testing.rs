@@ -10,8 +10,8 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::{
-    Accepted, Answer, Binding, BoxFuture, Dispatch, InvocationContext, Kind, Refused, Response, Shed, Status,
-    TriggerContext,
+    Accepted, Answer, Binding, BoxFuture, Cancelled, Dispatch, Gate, InvocationContext, Kind, Refused, Response, Shed,
+    SkippedFire, Status, TriggerContext,
 };
 
 type Respond = Box<dyn Fn(InvocationContext) -> BoxFuture<'static, Answer> + Send + Sync>;
@@ -27,7 +27,13 @@ pub struct FakeDispatch {
     pub status: Mutex<Option<Status>>,
     /// What `last_scheduled` answers.
     pub last_scheduled: Mutex<Option<DateTime<Utc>>>,
+    /// What `paused` answers.
+    pub paused: Mutex<Option<Arc<str>>>,
+    /// What `cancel`, `cancel_key` and `cancel_live` answer.
+    pub cancelled: Mutex<Option<Cancelled>>,
     shed: Mutex<Vec<(Shed, u64)>>,
+    skipped_fires: Mutex<Vec<SkippedFire>>,
+    gates: Mutex<Vec<(Binding, Gate)>>,
 }
 
 impl FakeDispatch {
@@ -50,7 +56,11 @@ impl FakeDispatch {
             refuse: Mutex::default(),
             status: Mutex::default(),
             last_scheduled: Mutex::default(),
+            paused: Mutex::default(),
+            cancelled: Mutex::default(),
             shed: Mutex::default(),
+            skipped_fires: Mutex::default(),
+            gates: Mutex::default(),
         })
     }
 
@@ -72,6 +82,16 @@ impl FakeDispatch {
     /// Every count of shed events so far.
     pub fn shed(&self) -> Vec<(Shed, u64)> {
         self.shed.lock().expect("no test panics while holding it").clone()
+    }
+
+    /// Every fire that was skipped so far.
+    pub fn skipped_fires(&self) -> Vec<SkippedFire> {
+        self.skipped_fires.lock().expect("no test panics while holding it").clone()
+    }
+
+    /// Every gate that was set so far.
+    pub fn gates(&self) -> Vec<(Binding, Gate)> {
+        self.gates.lock().expect("no test panics while holding it").clone()
     }
 
     /// A context for a trigger that dispatches here.
@@ -109,12 +129,53 @@ impl Dispatch for FakeDispatch {
                     && one.binding == invocation.binding
             });
             if let Some(earlier) = earlier {
-                return Ok(Accepted { invocation_id: earlier.invocation_id, duplicate: true });
+                return Ok(Accepted { invocation_id: earlier.invocation_id, duplicate: true, skipped: None });
             }
             let invocation_id = invocation.invocation_id;
             accepted.push(invocation);
-            Ok(Accepted { invocation_id, duplicate: false })
+            Ok(Accepted { invocation_id, duplicate: false, skipped: None })
         })
+    }
+
+    fn accept_all(&self, invocations: Vec<InvocationContext>) -> BoxFuture<'_, Vec<Result<Accepted, Refused>>> {
+        Box::pin(async move {
+            let mut answers = Vec::with_capacity(invocations.len());
+            for invocation in invocations {
+                answers.push(self.accept(invocation).await);
+            }
+            answers
+        })
+    }
+
+    fn cancel(&self, _invocation_id: Uuid) -> BoxFuture<'_, Result<Cancelled, Refused>> {
+        let cancelled = *self.cancelled.lock().expect("no test panics while holding it");
+        Box::pin(async move { Ok(cancelled.unwrap_or(Cancelled::Unknown)) })
+    }
+
+    fn cancel_key(&self, _binding: &Binding, _unique_key: &str) -> BoxFuture<'_, Result<Cancelled, Refused>> {
+        self.cancel(Uuid::nil())
+    }
+
+    fn cancel_live(&self, _binding: &Binding) -> BoxFuture<'_, Result<u64, Refused>> {
+        let cancelled = *self.cancelled.lock().expect("no test panics while holding it");
+        Box::pin(async move { Ok(u64::from(cancelled == Some(Cancelled::Cancelled))) })
+    }
+
+    fn wait(&self, invocation_id: Uuid, _at_most: Duration) -> BoxFuture<'_, Result<Option<Status>, Refused>> {
+        self.status(invocation_id)
+    }
+
+    fn skip_fires(&self, skipped: Vec<SkippedFire>) -> BoxFuture<'_, Result<(), Refused>> {
+        self.skipped_fires.lock().expect("no test panics while holding it").extend(skipped);
+        Box::pin(async { Ok(()) })
+    }
+
+    fn paused(&self, _binding: &Binding) -> Option<Arc<str>> {
+        self.paused.lock().expect("no test panics while holding it").clone()
+    }
+
+    fn set_gate(&self, binding: &Binding, gate: Gate) {
+        self.gates.lock().expect("no test panics while holding it").push((binding.clone(), gate));
     }
 
     fn status(&self, _invocation_id: Uuid) -> BoxFuture<'_, Result<Option<Status>, Refused>> {
