@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use trigger_core::{Answer, Binding, BoxFuture, Custody, Dispatch as _, InvocationContext, Kind};
+use trigger_core::{Answer, Binding, BoxFuture, Clock, Custody, Dispatch as _, InvocationContext, Kind};
 use tripline::bus::MemoryBus;
 use tripline::dispatch::{Dispatcher, Parts, Settings};
 use tripline::executor::{Abi, Executor as _, ExecutorConfig, ModuleError, ModuleSource, WasmExecutor};
@@ -98,6 +98,7 @@ impl Bench {
             store,
             bus: Arc::new(MemoryBus::default()),
             ring: ring.clone(),
+            clock: Clock::system(),
         };
         let binding = Arc::new(Binding {
             namespace: "default".into(),

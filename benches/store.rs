@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use chrono::{TimeDelta, Utc};
+use chrono::TimeDelta;
 use futures_util::future::join_all;
 use rusqlite::{Connection, params};
-use trigger_core::{Binding, Custody, Headers, InvocationContext, Kind, Response};
+use trigger_core::{Binding, Clock, Custody, Headers, InvocationContext, Kind, Response};
 use tripline::store::sqlite::{Place, SqliteSettings, SqliteStore, Synchronous, sql};
 use tripline::store::{QueuedInvocation, Settle, Store};
 use uuid::Uuid;
@@ -74,7 +74,7 @@ async fn cycle(store: &dyn Store, batch: u32, time: Duration) -> f64 {
     while start.elapsed() < time {
         let events = (0..batch).map(|_| event(&binding, &payload)).collect();
         store.accept(events).await.expect("accepted");
-        let now = Utc::now();
+        let now = Clock::system().now();
         let claimed = store.claim(now, now + TimeDelta::seconds(60), batch).await.expect("claimed");
         assert_eq!(claimed.len() as u32, batch);
         let settled = join_all(claimed.iter().map(|claimed| {
@@ -103,7 +103,7 @@ fn bare(path: &Path, synchronous: Synchronous, batch: u32, time: Duration) -> f6
     let start = Instant::now();
     let mut rows = 0;
     while start.elapsed() < time {
-        let now = Utc::now().timestamp_micros();
+        let now = Clock::system().now().timestamp_micros();
         execute("BEGIN IMMEDIATE");
         for _ in 0..batch {
             let id = Uuid::now_v7();

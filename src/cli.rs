@@ -5,6 +5,7 @@
 pub mod announce;
 pub mod check;
 pub mod client;
+pub mod clock;
 mod dlq;
 mod show;
 mod traces;
@@ -33,7 +34,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the engine and watch its files: a saved manifest or module serves at once.
-    Dev(Run),
+    Dev(Dev),
     /// Run the engine. SIGHUP or `tripline reload` takes a changed manifest in.
     Serve(Run),
     /// Find every mistake in a manifest, its modules included, without opening anything.
@@ -72,6 +73,18 @@ pub enum Command {
 
 /// What is logged unless somebody asks for more or less: the NATS client tells of every reconnection as news.
 const DEFAULT_LOG: &str = "info,async_nats=warn";
+
+/// How to run the engine while developing.
+#[derive(Debug, Args)]
+pub struct Dev {
+    /// What to run.
+    #[command(flatten)]
+    pub run: Run,
+    /// The clock that schedules, retries and leases go by: `system`, or `virtual`, which stands still at the present (or
+    /// at `virtual=2027-01-01T00:00:00Z`) until `tripline clock advance` moves it.
+    #[arg(long, default_value = "system", value_name = "CLOCK")]
+    pub clock: clock::ClockArg,
+}
 
 /// Where the manifest is, and how to log.
 #[derive(Debug, Args)]

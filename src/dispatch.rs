@@ -26,9 +26,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use trigger_core::clock::{Clock, Wake};
 use trigger_core::{
     Accepted, Answer, Binding, BoxFuture, Bus, Custody, DeadReason, Dispatch, Failure, FailureCode, InvocationContext,
     Kind, Message, Refused, Response, Shed, SkipReason, Status,
@@ -58,7 +58,7 @@ pub struct Settings {
     pub max_depth: u32,
     /// How long a claim holds without being renewed.
     pub lease: Duration,
-    /// How often the queue and the outbox are looked at when nothing wakes them.
+    /// How often, in real time, the queue and the outbox are looked at when nothing wakes them.
     pub poll_interval: Duration,
 }
 
@@ -78,6 +78,7 @@ impl Default for Settings {
 /// Takes events in, runs them and sees them to their outcome.
 pub struct Dispatcher {
     settings: Settings,
+    clock: Clock,
     registry: Arc<Registry>,
     versions: Arc<Versions>,
     executor: Arc<dyn Executor>,
@@ -88,8 +89,8 @@ pub struct Dispatcher {
     ledger: Arc<Ledger>,
     targets: Targets,
     held: queue::Held,
-    queue_wake: Notify,
-    outbox_wake: Notify,
+    queue_wake: Wake,
+    outbox_wake: Wake,
     /// No new event is taken.
     draining: CancellationToken,
     /// Attempts under way are cut.
@@ -111,6 +112,8 @@ pub struct Parts {
     pub bus: Arc<dyn Bus>,
     /// Remembers what happened.
     pub ring: Arc<Ring>,
+    /// When it happened, and when something is due.
+    pub clock: Clock,
 }
 
 impl Dispatcher {
@@ -129,8 +132,9 @@ impl Dispatcher {
             ledger: Arc::default(),
             targets: Targets::default(),
             held: queue::Held::default(),
-            queue_wake: Notify::new(),
-            outbox_wake: Notify::new(),
+            queue_wake: Wake::new(&parts.clock, "the queue"),
+            outbox_wake: Wake::new(&parts.clock, "the outbox"),
+            clock: parts.clock,
             draining: CancellationToken::new(),
             cut: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -166,7 +170,18 @@ impl Dispatcher {
     /// The routes changed: forget what was looked up before.
     pub fn routes_changed(&self) {
         self.targets.clear();
-        self.queue_wake.notify_one();
+        self.queue_wake.wake();
+    }
+
+    /// The clock that the dispatcher goes by.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Has the queue and the outbox looked at: the clock was moved.
+    pub fn look(&self) {
+        self.queue_wake.wake();
+        self.outbox_wake.wake();
     }
 
     /// The counts by function and trigger.
@@ -186,8 +201,8 @@ impl Dispatcher {
 
     /// Puts a dead letter's event back in the queue.
     pub async fn redrive(&self, invocation_id: Uuid) -> store::Result<store::Redriven> {
-        let redriven = self.store.redrive(invocation_id, Utc::now()).await?;
-        self.queue_wake.notify_one();
+        let redriven = self.store.redrive(invocation_id, self.clock.now()).await?;
+        self.queue_wake.wake();
         Ok(redriven)
     }
 
@@ -302,7 +317,7 @@ impl Dispatcher {
             return Ok(());
         }
         self.store.outbox_add(kept).await?;
-        self.outbox_wake.notify_one();
+        self.outbox_wake.wake();
         Ok(())
     }
 
@@ -314,7 +329,7 @@ impl Dispatcher {
         }
         let version = running.version.clone().expect("an attempt was made");
         let first_seen = tried.first().map_or(running.invocation.received_at, |first| first.started_at);
-        let decision = decide(&version, running.invocation.attempt, first_seen, &failure);
+        let decision = self.decide(&version, running.invocation.attempt, first_seen, &failure);
         let this = running.failed_attempt(&failure, decision);
         match decision {
             Decision::Dead(reason) => {
@@ -336,7 +351,7 @@ impl Dispatcher {
                 let mut invocation = running.invocation.clone();
                 invocation.version = Some(version.number);
                 invocation.attempt += 1;
-                let run_at = Utc::now() + delay;
+                let run_at = self.clock.after(delay);
                 let queued = QueuedInvocation { invocation, run_at, attempts: tried, redrive_count: 0 };
                 match self.keep(queued).await {
                     Ok(()) => {
@@ -354,7 +369,8 @@ impl Dispatcher {
         if running.invocation.custody == Custody::Engine {
             let mut invocation = running.invocation.clone();
             invocation.version = running.version.as_ref().map(|version| version.number);
-            let queued = QueuedInvocation { invocation, run_at: Utc::now(), attempts: Vec::new(), redrive_count: 0 };
+            let queued =
+                QueuedInvocation { invocation, run_at: self.clock.now(), attempts: Vec::new(), redrive_count: 0 };
             if let Err(error) = self.store.keep(queued).await {
                 tracing::error!(invocation = %running.invocation.invocation_id, "an event was lost at shutdown: {error}");
             }
@@ -387,7 +403,7 @@ impl Dispatcher {
     /// Keeps a retry as a row. Nobody else has the event, so an unavailable store is waited for.
     async fn keep(&self, queued: QueuedInvocation) -> store::Result<()> {
         self.insist("keep a retry", || self.store.keep(queued.clone())).await?;
-        self.queue_wake.notify_one();
+        self.queue_wake.wake();
         Ok(())
     }
 
@@ -414,7 +430,13 @@ impl Dispatcher {
         }
     }
 
+    fn decide(&self, version: &Version, attempt: u32, first_seen: DateTime<Utc>, failure: &Failure) -> Decision {
+        let age = (self.clock.now() - first_seen).to_std().unwrap_or_default();
+        retry::decide(&version.retry, attempt, age, failure, fastrand::f64())
+    }
+
     async fn accept_queued(&self, invocation: InvocationContext) -> Result<Accepted, Refused> {
+        let _busy = self.clock.busy(|| format!("an event of {}", invocation.binding.path()));
         let counters = self.target(&invocation.binding).counters;
         counters.accepted();
         let refuse = |reason: Shed, message: Cow<'static, str>| {
@@ -443,7 +465,7 @@ impl Dispatcher {
                 if accepted.duplicate {
                     counters.skipped(SkipReason::Duplicate);
                 } else {
-                    self.queue_wake.notify_one();
+                    self.queue_wake.wake();
                 }
                 Ok(accepted)
             }
@@ -460,11 +482,6 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 fn needs_caller(invocation: &InvocationContext) -> bool {
     matches!(invocation.binding.trigger_type, Kind::Http | Kind::Websocket) && invocation.caller.is_none()
-}
-
-fn decide(version: &Version, attempt: u32, first_seen: DateTime<Utc>, failure: &Failure) -> Decision {
-    let age = (Utc::now() - first_seen).to_std().unwrap_or_default();
-    retry::decide(&version.retry, attempt, age, failure, fastrand::f64())
 }
 
 fn log_store(what: &str, result: store::Result<()>) {

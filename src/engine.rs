@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use trigger_core::{BindError, Bus, Dispatch, Jobs, Problem, Step};
+use trigger_core::{BindError, Bus, Clock, Dispatch, Jobs, Problem, Step};
 
 use crate::config::{self, Document, EngineConfig, FunctionConfig, Manifest, Report, StoreConfig};
 use crate::dispatch::{self, Dispatcher};
@@ -44,7 +44,7 @@ fn bind_errors(errors: &[(String, BindError)]) -> String {
     lines.join("\n")
 }
 
-/// What events come from.
+/// What events come from, and the time by which they come.
 pub struct Sources {
     /// Messages, in and out.
     pub bus: Arc<dyn Bus>,
@@ -52,6 +52,8 @@ pub struct Sources {
     pub kinds: Arc<Kinds>,
     /// Where jobs go in, where this build has them.
     pub jobs: Option<Arc<dyn Jobs>>,
+    /// The clock that every decision about time goes by.
+    pub clock: Clock,
 }
 
 /// A running engine.
@@ -74,7 +76,9 @@ pub struct Engine {
     pub traces: Arc<Writer>,
     /// Runs the guests.
     pub executor: Arc<WasmExecutor>,
-    /// When it started.
+    /// The clock that it goes by.
+    pub clock: Clock,
+    /// When it started, by its clock.
     pub started_at: DateTime<Utc>,
     versions: Arc<Versions>,
     kinds: Arc<Kinds>,
@@ -159,7 +163,7 @@ impl Engine {
         machine: Machine,
         sources: Sources,
     ) -> Result<Arc<Self>, Error> {
-        let Sources { bus, kinds, jobs } = sources;
+        let Sources { bus, kinds, jobs, clock } = sources;
         let store = open_store(&config).await?;
         let executor = WasmExecutor::on(machine, Arc::new(StoredModules(store.clone())))
             .map_err(|error| Error::Executor(error.to_string()))?;
@@ -188,11 +192,12 @@ impl Engine {
                 store: store.clone(),
                 bus: bus.clone(),
                 ring: ring.clone(),
+                clock: clock.clone(),
             },
         );
         let dispatch: Arc<dyn Dispatch> = dispatcher.clone();
         Ok(Arc::new(Self {
-            supervisor: Supervisor::new(kinds.clone(), dispatch),
+            supervisor: Supervisor::new(kinds.clone(), dispatch, clock.clone()),
             config,
             store,
             bus,
@@ -202,7 +207,8 @@ impl Engine {
             ring,
             traces,
             executor,
-            started_at: Utc::now(),
+            started_at: clock.now(),
+            clock,
             versions,
             kinds,
             manifest: manifest.to_owned(),
@@ -320,13 +326,14 @@ impl Engine {
 
     /// Removes what is too old, a bounded step at a time.
     async fn prune(&self) {
+        let mut sleeper = self.clock.background(|| "removing old rows".to_owned());
         let mut pause = Duration::from_secs(1);
         loop {
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
+                () = sleeper.pause(pause) => {}
                 () = self.stop.cancelled() => return,
             }
-            let now = Utc::now();
+            let now = self.clock.now();
             let retention = Retention {
                 results_before: now - self.config.results_keep,
                 traces_before: now - self.config.traces.keep,

@@ -7,6 +7,8 @@
 //! The modules in the order of that picture; `docs/architecture.md` walks it with reasons. The adapters are crates of
 //! their own (`triggers/*`) that this library does not know: the binary adds them to [`kinds::Kinds`].
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests make moments of the machine's own clock"))]
+
 pub mod config;
 pub mod kinds;
 
@@ -21,6 +23,7 @@ pub mod traces;
 
 pub mod supervisor;
 
+pub mod advance;
 pub mod engine;
 
 pub mod admin;

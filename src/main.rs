@@ -9,6 +9,7 @@ use clap::Parser as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use trigger_core::Clock;
 use tripline::admin;
 use tripline::bus;
 use tripline::cli::announce::{Addresses, announce};
@@ -30,8 +31,8 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
-        Command::Dev(options) => start(&options, true),
-        Command::Serve(options) => start(&options, false),
+        Command::Dev(options) => start(&options.run, options.clock.clock(), true),
+        Command::Serve(options) => start(&options, Clock::system(), false),
         Command::Check(options) => check_manifest(&options),
         command => block_on(cli::ask(command)),
     }
@@ -168,13 +169,13 @@ impl ModuleSource for NoModules {
 
 /// Does what needs no runtime: every mistake of the manifest is told before anything is opened, and the guests' memory
 /// is laid out before there are threads that would have to be told of each of its pages.
-fn start(options: &cli::Run, dev: bool) -> anyhow::Result<ExitCode> {
+fn start(options: &cli::Run, clock: Clock, dev: bool) -> anyhow::Result<ExitCode> {
     telemetry::init(options.log_format.into(), &options.log).map_err(anyhow::Error::msg)?;
     let path = manifest_path(&options.manifest);
     let document = Document::read(&path)?;
     let manifest = document.manifest(&closed_kinds(over_nats(&document.engine()))?)?;
     let machine = Machine::new(executor_config(&path, &manifest.engine))?;
-    block_on(serve(&path, document, manifest, machine, dev))
+    block_on(serve(&path, document, manifest, machine, clock, dev))
 }
 
 async fn serve(
@@ -182,11 +183,12 @@ async fn serve(
     document: Document,
     manifest: Manifest,
     machine: Machine,
+    clock: Clock,
     dev: bool,
 ) -> anyhow::Result<ExitCode> {
     let config = manifest.engine.clone();
     let admin = admin::Server::bind(config.admin_listen).await?;
-    let open_bus = open_bus(&config).await?;
+    let open_bus = open_bus(&config, &clock).await?;
     #[cfg(feature = "http")]
     let public = trigger_http::Server::bind(http_config(&config)).await?;
     #[cfg(feature = "job")]
@@ -205,6 +207,7 @@ async fn serve(
         jobs: Some(queues),
         #[cfg(not(feature = "job"))]
         jobs: None,
+        clock: clock.clone(),
     };
     let engine = Engine::new(path, config, machine, sources).await?;
     engine.start(&document, manifest).await?;
@@ -325,9 +328,9 @@ fn http_config(config: &EngineConfig) -> trigger_http::ServerConfig {
     }
 }
 
-async fn open_bus(config: &EngineConfig) -> anyhow::Result<bus::Open> {
+async fn open_bus(config: &EngineConfig, clock: &Clock) -> anyhow::Result<bus::Open> {
     let BusConfig::Nats { servers, credentials_file } = &config.bus else {
-        return Ok(bus::Open { bus: Arc::new(bus::MemoryBus::default()), nats: None });
+        return Ok(bus::Open { bus: Arc::new(bus::MemoryBus::on(clock.clone())), nats: None });
     };
     let mut nats: bus::NatsConfig = servers.expose().parse()?;
     if let Some(file) = credentials_file {

@@ -23,9 +23,21 @@ use crate::traces::TraceRow;
 
 #[cfg(test)]
 mod conformance;
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the drivers stamp rows by the machine's clock; what is due is asked with a moment"
+)]
 pub mod postgres;
 mod queued;
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the drivers stamp rows by the machine's clock; what is due is asked with a moment"
+)]
 pub mod sqlite;
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the drivers stamp rows by the machine's clock; what is due is asked with a moment"
+)]
 mod stored;
 
 pub use queued::{

@@ -5,13 +5,15 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use trigger_core::{BindError, Binding, Dispatch, TriggerContext};
+use trigger_core::clock::Busy;
+use trigger_core::{BindError, Binding, BoxFuture, Clock, Dispatch, TriggerContext};
 
 use crate::kinds::{BoundTrigger, Kinds};
 use crate::store::TriggerRow;
@@ -29,6 +31,7 @@ const SETTLED: Duration = Duration::from_secs(60);
 pub struct Supervisor {
     kinds: Arc<Kinds>,
     dispatch: Arc<dyn Dispatch>,
+    clock: Clock,
     running: Mutex<HashMap<String, Running>>,
 }
 
@@ -55,9 +58,9 @@ pub struct Bound {
 }
 
 impl Supervisor {
-    /// A supervisor without triggers.
-    pub fn new(kinds: Arc<Kinds>, dispatch: Arc<dyn Dispatch>) -> Self {
-        Self { kinds, dispatch, running: Mutex::default() }
+    /// A supervisor without triggers; those that it starts go by this clock.
+    pub fn new(kinds: Arc<Kinds>, dispatch: Arc<dyn Dispatch>, clock: Clock) -> Self {
+        Self { kinds, dispatch, clock, running: Mutex::default() }
     }
 
     /// Binds every trigger that is new or changed. All of them or none: the errors name each that cannot be bound.
@@ -118,13 +121,15 @@ impl Supervisor {
         let cx = TriggerContext {
             binding,
             dispatch: self.dispatch.clone(),
+            clock: self.clock.clone(),
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
             health,
         };
         let running =
             Running { row: row.clone(), shutdown: cx.shutdown.clone(), tasks: cx.tasks.clone(), health: health_seen };
-        cx.tasks.spawn(keep_running(self.kinds.clone(), row, cx.clone(), trigger));
+        let starting = self.clock.busy(|| format!("starting {}", cx.binding.path()));
+        cx.tasks.spawn(keep_running(self.kinds.clone(), row, cx.clone(), trigger, starting));
         running
     }
 }
@@ -140,14 +145,31 @@ async fn stop(running: Vec<Running>) {
     }
 }
 
+/// Runs a future to its end. What stands for it on the clock goes once it has begun and stands there itself.
+async fn begun<T>(mut run: BoxFuture<'_, T>, starting: &mut Option<Busy>) -> T {
+    let first = futures_util::poll!(&mut run);
+    starting.take();
+    match first {
+        Poll::Ready(done) => done,
+        Poll::Pending => run.await,
+    }
+}
+
 /// Runs a trigger, and again when it ends though nobody asked it to.
-async fn keep_running(kinds: Arc<Kinds>, row: TriggerRow, cx: TriggerContext, first: Box<dyn BoundTrigger>) {
+async fn keep_running(
+    kinds: Arc<Kinds>,
+    row: TriggerRow,
+    cx: TriggerContext,
+    first: Box<dyn BoundTrigger>,
+    starting: Busy,
+) {
     let mut bound = Some(first);
+    let mut starting = Some(starting);
     let mut pause = FIRST_PAUSE;
     while !cx.shutdown.is_cancelled() {
         let began = tokio::time::Instant::now();
         let ended = match bound.take() {
-            Some(trigger) => match trigger.run(cx.clone()).await {
+            Some(trigger) => match begun(trigger.run(cx.clone()), &mut starting).await {
                 Ok(()) if cx.shutdown.is_cancelled() => return,
                 Ok(()) => "the source ended".to_owned(),
                 Err(error) => error.to_string(),

@@ -469,14 +469,18 @@ pub struct EnqueueView {
 }
 
 /// When a job may run.
-fn due(delay_seconds: Option<f64>, run_at: Option<DateTime<Utc>>) -> Result<Option<DateTime<Utc>>, Problem> {
+fn due(
+    now: DateTime<Utc>,
+    delay_seconds: Option<f64>,
+    run_at: Option<DateTime<Utc>>,
+) -> Result<Option<DateTime<Utc>>, Problem> {
     match (delay_seconds, run_at) {
         (Some(_), Some(_)) => Err(invalid("give either delay_seconds or run_at, not both")),
         (None, run_at) => Ok(run_at),
         (Some(seconds), None) => {
             let delay = std::time::Duration::try_from_secs_f64(seconds)
                 .map_err(|error| invalid(format!("delay_seconds {seconds}: {error}")))?;
-            let due = chrono::TimeDelta::from_std(delay).ok().and_then(|delay| Utc::now().checked_add_signed(delay));
+            let due = chrono::TimeDelta::from_std(delay).ok().and_then(|delay| now.checked_add_signed(delay));
             due.map(Some).ok_or_else(|| invalid(format!("delay_seconds {seconds}: too far ahead")))
         }
     }
@@ -493,7 +497,7 @@ async fn enqueue(
         content_type: request.content_type.map(String::into_boxed_str),
         headers: headers(request.headers),
         key: request.key.map(String::into_boxed_str),
-        run_at: due(request.delay_seconds, request.run_at)?,
+        run_at: due(engine.clock.now(), request.delay_seconds, request.run_at)?,
     };
     let accepted = jobs.enqueue(&queue, job).await.map_err(|error| {
         let (status, code) = match &error {

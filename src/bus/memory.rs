@@ -10,7 +10,7 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use parking_lot::RwLock;
 use trigger_core::bus::{BusError, Subscription};
 use trigger_core::subject::SubjectMap;
-use trigger_core::{BoxFuture, Bus, Message};
+use trigger_core::{BoxFuture, Bus, Clock, Message};
 
 use super::queue::{self, Sender, Sent};
 use super::{check, check_subscription, payload_limit};
@@ -23,6 +23,7 @@ const MAX_MESSAGE_BYTES: usize = 1 << 20;
 pub struct MemoryBus {
     subscribers: Arc<Subscribers>,
     max_messages: usize,
+    clock: Clock,
 }
 
 #[derive(Debug, Default)]
@@ -40,7 +41,7 @@ struct Entry {
 
 impl Default for MemoryBus {
     fn default() -> Self {
-        Self { subscribers: Arc::default(), max_messages: queue::MAX_MESSAGES }
+        Self { subscribers: Arc::default(), max_messages: queue::MAX_MESSAGES, clock: Clock::system() }
     }
 }
 
@@ -48,6 +49,11 @@ impl MemoryBus {
     /// A bus on which at most this many messages wait for each subscription.
     pub fn with_max_messages(max_messages: usize) -> Self {
         Self { max_messages, ..Self::default() }
+    }
+
+    /// A bus whose messages are under way on this clock until their subscribers have taken them.
+    pub fn on(clock: Clock) -> Self {
+        Self { clock, ..Self::default() }
     }
 
     fn hand_over(&self, message: Message) -> Result<(), BusError> {
@@ -83,7 +89,7 @@ impl MemoryBus {
         let id = self.subscribers.next_id.fetch_add(1, Ordering::Relaxed);
         let place = Place { subscribers: self.subscribers.clone(), pattern: pattern.into(), id };
         let guard = Membership(place.clone());
-        let (sender, receiver) = queue::queue(self.max_messages, queue::MAX_BYTES, guard);
+        let (sender, receiver) = queue::queue(self.clock.clone(), self.max_messages, queue::MAX_BYTES, guard);
         let dropped = sender.dropped();
         let entry = Entry { id, queue_group: queue_group.map(Box::from), queue: sender };
         self.subscribers.map.write().insert(pattern, entry);

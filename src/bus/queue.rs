@@ -10,7 +10,8 @@ use std::task::{Context, Poll};
 
 use futures_util::Stream;
 use tokio::sync::mpsc;
-use trigger_core::Message;
+use trigger_core::clock::Busy;
+use trigger_core::{Clock, Message};
 
 /// How many messages wait for one subscription at most, as in NATS's own clients.
 pub(super) const MAX_MESSAGES: usize = 65_536;
@@ -24,7 +25,8 @@ const OVERHEAD: usize = 256;
 /// Puts messages in.
 #[derive(Debug)]
 pub(super) struct Sender {
-    messages: mpsc::Sender<Message>,
+    messages: mpsc::Sender<(Message, Busy)>,
+    clock: Clock,
     bytes: Arc<AtomicUsize>,
     max_bytes: usize,
     dropped: Arc<AtomicU64>,
@@ -43,17 +45,19 @@ pub(super) enum Sent {
 
 /// Takes messages out; drops `guard` together with itself.
 pub(super) struct Receiver<G> {
-    messages: mpsc::Receiver<Message>,
+    messages: mpsc::Receiver<(Message, Busy)>,
     bytes: Arc<AtomicUsize>,
+    /// The newest message taken: on its way until the next one is asked for.
+    taken: Busy,
     _guard: G,
 }
 
-/// A queue of its own for one subscription.
-pub(super) fn queue<G>(max_messages: usize, max_bytes: usize, guard: G) -> (Sender, Receiver<G>) {
+/// A queue of its own for one subscription. What is in it is under way on this clock.
+pub(super) fn queue<G>(clock: Clock, max_messages: usize, max_bytes: usize, guard: G) -> (Sender, Receiver<G>) {
     let (tx, rx) = mpsc::channel(max_messages);
     let bytes = Arc::new(AtomicUsize::new(0));
-    let sender = Sender { messages: tx, bytes: bytes.clone(), max_bytes, dropped: Arc::default() };
-    (sender, Receiver { messages: rx, bytes, _guard: guard })
+    let sender = Sender { messages: tx, clock, bytes: bytes.clone(), max_bytes, dropped: Arc::default() };
+    (sender, Receiver { messages: rx, bytes, taken: Busy::default(), _guard: guard })
 }
 
 fn weight(message: &Message) -> usize {
@@ -73,7 +77,8 @@ impl Sender {
         }
         let message = message();
         self.bytes.fetch_add(weight(&message), Ordering::Relaxed);
-        permit.send(message);
+        let busy = self.clock.busy(|| format!("a message on {}", message.subject));
+        permit.send((message, busy));
         Sent::Queued
     }
 
@@ -97,11 +102,11 @@ impl<G: Unpin> Stream for Receiver<G> {
     type Item = Message;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Message>> {
-        let message = std::task::ready!(self.messages.poll_recv(cx));
-        if let Some(message) = &message {
-            self.bytes.fetch_sub(weight(message), Ordering::Relaxed);
-        }
-        Poll::Ready(message)
+        self.taken = Busy::default();
+        let Some((message, busy)) = std::task::ready!(self.messages.poll_recv(cx)) else { return Poll::Ready(None) };
+        self.bytes.fetch_sub(weight(&message), Ordering::Relaxed);
+        self.taken = busy;
+        Poll::Ready(Some(message))
     }
 }
 
@@ -118,7 +123,7 @@ mod tests {
 
     #[test]
     fn messages_are_bounded_by_number_and_by_bytes() {
-        let (tx, mut rx) = queue(3, 2_000, ());
+        let (tx, mut rx) = queue(Clock::system(), 3, 2_000, ());
         assert_eq!(tx.offer(|| message(1)), Sent::Queued);
         assert_eq!(tx.offer(|| message(2_000)), Sent::Queued, "the last one may go over, it is bounded by itself");
         assert_eq!(tx.offer(|| unreachable!("no room")), Sent::Full);

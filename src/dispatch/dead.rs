@@ -1,7 +1,6 @@
 //! Dead letters: what is kept of an invocation that was given up on, and what is published about it.
 
 use bytes::Bytes;
-use chrono::Utc;
 use trigger_core::bus::{DEPTH_HEADER, PARENT_HEADER};
 use trigger_core::{Custody, DeadReason, Failure, Headers, InvocationContext, Message};
 
@@ -27,7 +26,7 @@ impl Dispatcher {
             attempts,
             reason,
             failure: failure.clone(),
-            died_at: Utc::now(),
+            died_at: self.clock.now(),
             redrive_count,
             publish: None,
         });
@@ -47,7 +46,7 @@ impl Dispatcher {
             // The source or the caller still has it and is told that it was not taken.
             Custody::Source | Custody::Caller => self.store.bury(dead).await?,
         }
-        self.outbox_wake.notify_one();
+        self.outbox_wake.wake();
         Ok(())
     }
 }

@@ -1,10 +1,11 @@
 //! Messages that must reach the bus: published until it has taken them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use trigger_core::bus::MESSAGE_ID_HEADER;
 use trigger_core::{Headers, Message};
 use uuid::Uuid;
@@ -24,16 +25,19 @@ const MAX_PAUSE: Duration = Duration::from_secs(60);
 impl Dispatcher {
     /// Publishes rows as they come, until drained.
     pub(super) async fn run_outbox(self: Arc<Self>) {
+        let mut sleeper = self.clock.sleeper(|| "the outbox".to_owned());
+        let mut retries = Retries::default();
         loop {
             // Armed before the look, so that a row added behind the look wakes us.
-            let woken = self.outbox_wake.notified();
-            let more = self.publish_due().await;
+            let woken = self.outbox_wake.armed();
+            let more = self.publish_due(&mut retries).await;
             if self.draining.is_cancelled() {
                 return;
             }
             if !more {
                 tokio::select! {
                     () = woken => {}
+                    () = sleeper.until(retries.next()) => {}
                     () = tokio::time::sleep(self.settings.poll_interval) => {}
                     () = self.draining.cancelled() => {}
                 }
@@ -42,8 +46,10 @@ impl Dispatcher {
     }
 
     /// Publishes what is due; whether there may be more.
-    async fn publish_due(&self) -> bool {
-        let rows = match self.store.outbox_due(Utc::now(), BATCH).await {
+    async fn publish_due(&self, retries: &mut Retries) -> bool {
+        let now = self.clock.now();
+        retries.passed(now);
+        let rows = match self.store.outbox_due(now, BATCH).await {
             Ok(rows) => rows,
             Err(error) => {
                 tracing::warn!("cannot read the outbox: {error}");
@@ -58,7 +64,7 @@ impl Dispatcher {
                 Ok(()) => sent.push(row.id),
                 Err(error) => {
                     failed = true;
-                    self.put_off(&row, error).await;
+                    retries.add(self.put_off(&row, error).await);
                 }
             }
         }
@@ -83,7 +89,7 @@ impl Dispatcher {
         }
     }
 
-    async fn put_off(&self, row: &OutboxRow, error: String) {
+    async fn put_off(&self, row: &OutboxRow, error: String) -> DateTime<Utc> {
         let pause = Duration::from_secs(1).saturating_mul(2u32.saturating_pow(row.failures)).min(MAX_PAUSE);
         let pause = pause.mul_f64(0.75 + fastrand::f64() / 2.0);
         tracing::warn!(
@@ -91,9 +97,34 @@ impl Dispatcher {
             "a message waits in the outbox, next try in {:.1} s: {error}",
             pause.as_secs_f64()
         );
-        if let Err(error) = self.store.outbox_failed(row.id, Utc::now() + pause, error).await {
+        let retry_at = self.clock.after(pause);
+        if let Err(error) = self.store.outbox_failed(row.id, retry_at, error).await {
             tracing::warn!("cannot put off a message: {error}");
         }
+        retry_at
+    }
+}
+
+/// When messages that were put off here are due again, so that none of them waits for the next poll. Only a hint, and
+/// bounded: what it does not know, the poll finds.
+#[derive(Default)]
+struct Retries(BTreeSet<DateTime<Utc>>);
+
+impl Retries {
+    fn add(&mut self, retry_at: DateTime<Utc>) {
+        self.0.insert(retry_at);
+        if self.0.len() > BATCH as usize {
+            self.0.pop_last();
+        }
+    }
+
+    fn passed(&mut self, now: DateTime<Utc>) {
+        self.0 = self.0.split_off(&now);
+        self.0.remove(&now);
+    }
+
+    fn next(&self) -> Option<DateTime<Utc>> {
+        self.0.first().copied()
     }
 }
 

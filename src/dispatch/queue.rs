@@ -4,14 +4,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 use trigger_core::{DeadReason, Failure, FailureCode};
 use uuid::Uuid;
 
+use super::Dispatcher;
 use super::retry::Decision;
 use super::running::Running;
-use super::{Dispatcher, decide};
 use crate::functions::{Route, Version};
 use crate::store::{self, Claimed, Settle};
 
@@ -24,9 +24,10 @@ pub(super) type Held = parking_lot::Mutex<HashMap<Uuid, (Uuid, CancellationToken
 impl Dispatcher {
     /// Claims and starts rows until drained.
     pub(super) async fn run_queue(self: Arc<Self>) {
+        let mut sleeper = self.clock.sleeper(|| "the queue".to_owned());
         while !self.draining.is_cancelled() {
             // Armed before the look, so that a row added behind the look wakes us.
-            let (woken, heard) = (self.queue_wake.notified(), self.store.woken());
+            let (woken, heard) = (self.queue_wake.armed(), self.store.woken());
             let room = self.settings.max_concurrency.saturating_sub(self.held.lock().len()).min(BATCH);
             let claimed = if room == 0 { Vec::new() } else { self.claim(room).await };
             if claimed.len() == room && room > 0 {
@@ -34,19 +35,19 @@ impl Dispatcher {
                 continue;
             }
             self.start(claimed);
-            let pause = self.until_next_due().await;
+            let next = self.next_due().await;
             tokio::select! {
                 () = woken => {}
                 () = heard => {}
-                () = tokio::time::sleep(pause) => {}
+                () = sleeper.until(next) => {}
+                () = tokio::time::sleep(self.settings.poll_interval) => {}
                 () = self.draining.cancelled() => {}
             }
         }
     }
 
     async fn claim(&self, room: usize) -> Vec<Claimed> {
-        let now = Utc::now();
-        match self.store.claim(now, now + self.settings.lease, room as u32).await {
+        match self.store.claim(self.clock.now(), self.clock.after(self.settings.lease), room as u32).await {
             Ok(claimed) => claimed,
             Err(error) => {
                 tracing::warn!("cannot read the queue: {error}");
@@ -55,15 +56,11 @@ impl Dispatcher {
         }
     }
 
-    /// How long nothing is due; the table is looked at every `poll_interval` all the same.
-    async fn until_next_due(&self) -> Duration {
+    /// When the next row is due; the table is looked at every `poll_interval` all the same.
+    async fn next_due(&self) -> Option<DateTime<Utc>> {
         let next = self.store.next_due().await.ok().flatten();
-        let until = next.map(|next| (next - Utc::now()).to_std().unwrap_or_default());
         // What is due already but was not claimed waits for room: an attempt that ends wakes us.
-        until.filter(|until| !until.is_zero()).map_or(self.settings.poll_interval, |until| {
-            // A timer may fire a little early by the wall clock; a row is claimed when it is due, not before.
-            (until + Duration::from_millis(1)).min(self.settings.poll_interval)
-        })
+        next.filter(|next| *next > self.clock.now())
     }
 
     fn start(self: &Arc<Self>, claimed: Vec<Claimed>) {
@@ -72,6 +69,7 @@ impl Dispatcher {
             let (id, token) = (row.queued.invocation.invocation_id, row.token);
             self.held.lock().insert(id, (token, lost.clone()));
             let dispatcher = self.clone();
+            let busy = self.clock.busy(|| "a claimed row".to_owned());
             self.tasks.spawn(async move {
                 tokio::select! {
                     () = dispatcher.run_row(row) => {}
@@ -83,7 +81,8 @@ impl Dispatcher {
                     held.remove(&id);
                 }
                 drop(held);
-                dispatcher.queue_wake.notify_one();
+                dispatcher.queue_wake.wake();
+                drop(busy);
             });
         }
     }
@@ -91,16 +90,18 @@ impl Dispatcher {
     /// Prolongs the claims of everything under way. A claim that another engine has taken is cut here.
     pub(super) async fn renew_leases(self: Arc<Self>) {
         let interval = self.settings.lease / 3;
+        // A virtual clock is never moved while a row is held, and need not stop for leases that nobody has.
+        let mut sleeper = self.clock.background(|| "leases".to_owned());
         loop {
             tokio::select! {
-                () = tokio::time::sleep(interval) => {}
+                () = sleeper.pause(interval) => {}
                 () = self.settled() => return,
             }
             let claims: Vec<(Uuid, Uuid)> = self.held.lock().iter().map(|(id, (token, _))| (*id, *token)).collect();
             if claims.is_empty() {
                 continue;
             }
-            match self.store.renew(claims.clone(), Utc::now() + self.settings.lease).await {
+            match self.store.renew(claims.clone(), self.clock.after(self.settings.lease)).await {
                 Ok(kept) => {
                     let held = self.held.lock();
                     for (id, token) in claims.iter().filter(|(id, _)| !kept.contains(id)) {
@@ -182,20 +183,23 @@ impl Dispatcher {
                     running.ok(response);
                 }
                 if published {
-                    self.outbox_wake.notify_one();
+                    self.outbox_wake.wake();
                 }
             }
             Some(Err(failure)) => {
                 // A redriven event is given its whole age again.
                 let redriven = queued.redrive_count > 0;
                 let first_try = queued.attempts.first().map(|first| first.started_at);
-                let first_seen =
-                    if redriven { first_try.unwrap_or_else(Utc::now) } else { running.invocation.received_at };
-                let decision = decide(&version, running.invocation.attempt, first_seen, &failure);
+                let first_seen = if redriven {
+                    first_try.unwrap_or_else(|| self.clock.now())
+                } else {
+                    running.invocation.received_at
+                };
+                let decision = self.decide(&version, running.invocation.attempt, first_seen, &failure);
                 let attempt = running.failed_attempt(&failure, decision);
                 match decision {
                     Decision::Retry(delay) => {
-                        let run_at = Utc::now() + delay;
+                        let run_at = self.clock.after(delay);
                         if self.settle(id, token, Settle::Retry { run_at, attempt }).await {
                             running.retry(delay, failure);
                         }
@@ -208,7 +212,7 @@ impl Dispatcher {
                         let dead = self.dead_letter(invocation, Some(&version), attempts, reason, &failure, redrives);
                         if self.settle(id, token, Settle::Dead(dead)).await {
                             running.dead(reason, failure);
-                            self.outbox_wake.notify_one();
+                            self.outbox_wake.wake();
                         }
                     }
                 }

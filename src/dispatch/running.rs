@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::Utc;
+use trigger_core::clock::Busy;
 use trigger_core::{Answer, DeadReason, Failure, InvocationContext, Message, Response, Shed, SkipReason};
 
 use super::ledger::Counters;
@@ -33,6 +33,8 @@ pub(super) struct Running<'a> {
     pub(super) effects: Vec<Message>,
     pub(super) detail: Option<Box<crate::executor::Detail>>,
     pub(super) ended: bool,
+    /// A virtual clock stands still meanwhile.
+    _busy: Busy,
 }
 
 impl<'a> Running<'a> {
@@ -42,6 +44,7 @@ impl<'a> Running<'a> {
     }
 
     fn begin(dispatcher: &'a Dispatcher, counters: Arc<Counters>, invocation: InvocationContext) -> Self {
+        let busy = dispatcher.clock.busy(|| format!("an attempt of {}", invocation.binding.path()));
         Self {
             dispatcher,
             counters,
@@ -57,6 +60,7 @@ impl<'a> Running<'a> {
             effects: Vec::new(),
             detail: None,
             ended: false,
+            _busy: busy,
         }
     }
 
@@ -72,7 +76,7 @@ impl<'a> Running<'a> {
         FailedAttempt {
             number: self.invocation.attempt,
             version: self.version.as_ref().map_or(0, |version| version.number),
-            started_at: Utc::now() - duration,
+            started_at: self.dispatcher.clock.ago(duration),
             duration_ms: duration.as_millis() as u64,
             failure: failure.clone(),
             retry_delay_ms: match decision {
@@ -156,7 +160,7 @@ impl<'a> Running<'a> {
             span_id: invocation.trace.span_id,
             parent_span: invocation.trace.parent_span,
             // A row was received long before the attempt that it stands for now.
-            started_at: if self.queued { Utc::now() - total } else { invocation.received_at },
+            started_at: if self.queued { self.dispatcher.clock.ago(total) } else { invocation.received_at },
             phases,
             outcome,
             input_bytes: invocation.payload.len() as u64,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use trigger_core::testing::eventually;
 use trigger_core::{
-    Answer, Binding, Custody, DeadReason, Dispatch as _, Failure, FailureCode, InvocationContext, Kind, Message,
+    Answer, Binding, Clock, Custody, DeadReason, Dispatch as _, Failure, FailureCode, InvocationContext, Kind, Message,
     Response, Shed, SkipReason, StatusState,
 };
 
@@ -40,6 +40,10 @@ fn definition() -> Definition {
 
 impl Rig {
     async fn new(definition: Definition, settings: Settings, executor: NativeExecutor) -> Self {
+        Self::at(Clock::system(), definition, settings, executor).await
+    }
+
+    async fn at(clock: Clock, definition: Definition, settings: Settings, executor: NativeExecutor) -> Self {
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(SqliteSettings::memory()).unwrap());
         let registry = Arc::new(Registry::default());
         let versions = Arc::new(Versions::new(store.clone()));
@@ -52,6 +56,7 @@ impl Rig {
             store: store.clone(),
             bus: bus.clone(),
             ring: ring.clone(),
+            clock: clock.clone(),
         };
         let dispatcher = Dispatcher::new(settings, parts);
         let rig = Self { dispatcher, store, registry, versions, ring, bus };

@@ -117,7 +117,7 @@ mode = "async"
     let held = "SELECT count(*) FROM tripline.queue WHERE claim_token IS NOT NULL";
     eventually("every row to be held", async || server.query(held).as_deref() == Ok("6")).await;
     engine.kill();
-    let killed_at = Utc::now();
+    let killed_at = trigger_core::Clock::system().now();
     for location in &locations {
         eventually("the result", async || large.get(location).await.status == StatusCode::OK).await;
         assert_eq!(large.get(location).await.text(), "done");

@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use trigger_core::BoxFuture;
+use trigger_core::Clock;
 use trigger_core::bus::Subscription;
 
 use super::super::queue::{self, Sender, Sent};
@@ -22,7 +23,7 @@ const STOP: Duration = Duration::from_secs(2);
 
 pub(super) fn forward(client: Client, subscriber: Subscriber, tasks: &TaskTracker, thread: &Handle) -> Subscription {
     let stop = CancellationToken::new();
-    let (tx, rx) = queue::queue(queue::MAX_MESSAGES, queue::MAX_BYTES, stop.clone().drop_guard());
+    let (tx, rx) = queue::queue(Clock::system(), queue::MAX_MESSAGES, queue::MAX_BYTES, stop.clone().drop_guard());
     let dropped = tx.dropped();
     let ended = tasks.spawn_on(run(client, subscriber, tx, stop.clone()), thread);
     let stop = Box::new(move || -> BoxFuture<'static, ()> {

@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{Headers, Terms, TraceContext};
+use crate::{Clock, Headers, Terms, TraceContext};
 
 /// The seven kinds of trigger. The word is folder, crate suffix, `type` in the manifest, feature and metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -135,7 +135,7 @@ pub struct InvocationContext {
     pub attributes: Vec<Attribute>,
     /// When it was due (cron, timer, delayed job).
     pub scheduled_at: Option<DateTime<Utc>>,
-    /// When the engine took it, by the wall clock.
+    /// When the engine took it, by its clock.
     pub received_at: DateTime<Utc>,
     /// When the engine took it, by the monotonic clock.
     pub received: Instant,
@@ -148,8 +148,14 @@ pub struct InvocationContext {
 }
 
 impl InvocationContext {
-    /// A new invocation for an event that arrived now.
+    /// A new invocation for an event that arrived now, by the system's clock. A trigger's events are made by
+    /// [`TriggerContext::event`](crate::TriggerContext::event), which knows the engine's.
     pub fn new(binding: Arc<Binding>, custody: Custody, payload: Bytes) -> Self {
+        Self::arrived_at(binding, custody, payload, Clock::system().now())
+    }
+
+    /// A new invocation for an event that arrived at this moment.
+    pub fn arrived_at(binding: Arc<Binding>, custody: Custody, payload: Bytes, received_at: DateTime<Utc>) -> Self {
         Self {
             invocation_id: Uuid::now_v7(),
             request_id: None,
@@ -167,7 +173,7 @@ impl InvocationContext {
             headers: Headers::None,
             attributes: Vec::new(),
             scheduled_at: None,
-            received_at: Utc::now(),
+            received_at,
             received: Instant::now(),
             trace: TraceContext::new_root(),
             terms: None,

@@ -11,6 +11,7 @@
 
 mod answer;
 pub mod bus;
+pub mod clock;
 mod dispatch;
 mod headers;
 mod invocation;
@@ -19,17 +20,20 @@ mod problems;
 pub mod subject;
 mod terms;
 pub mod testing;
+mod timetable;
 mod trace_context;
 mod trigger;
 
 pub use answer::{Answer, DeadReason, Failure, FailureCode, HttpParts, Response, Shed, SkipReason};
 pub use bus::{Bus, Message};
+pub use clock::Clock;
 pub use dispatch::{Accepted, Cancelled, Dispatch, Gate, Progress, Rate, Refused, SkippedFire, Status, StatusState};
 pub use headers::Headers;
 pub use invocation::{Attribute, Binding, Custody, InvocationContext, Kind};
 pub use jobs::{EnqueueError, Jobs, NewJob};
 pub use problems::{Problem, Problems, Step, display_path};
 pub use terms::{FireCause, Ordering, PRIORITIES, Terms, Unique, UniqueConflict, UniqueScope};
+pub use timetable::{MAX_INSTANTS, Timetable};
 pub use trace_context::TraceContext;
 pub use trigger::{BindError, Trigger, TriggerContext, TriggerError, TriggerKind};
 

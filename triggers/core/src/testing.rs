@@ -10,8 +10,8 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::{
-    Accepted, Answer, Binding, BoxFuture, Cancelled, Dispatch, Gate, InvocationContext, Kind, Refused, Response, Shed,
-    SkippedFire, Status, TriggerContext,
+    Accepted, Answer, Binding, BoxFuture, Cancelled, Clock, Dispatch, Gate, InvocationContext, Kind, Refused, Response,
+    Shed, SkippedFire, Status, TriggerContext,
 };
 
 type Respond = Box<dyn Fn(InvocationContext) -> BoxFuture<'static, Answer> + Send + Sync>;
@@ -104,6 +104,7 @@ impl FakeDispatch {
                 trigger_type: kind,
             }),
             dispatch: self.clone(),
+            clock: Clock::system(),
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
             health: tokio::sync::watch::channel(None).0,

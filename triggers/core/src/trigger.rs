@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::{Binding, Custody, Dispatch, InvocationContext, Kind, Problems};
+use crate::{Binding, Clock, Custody, Dispatch, InvocationContext, Kind, Problems, Timetable};
 
 /// A kind of event source: how to turn its section of the manifest into a trigger.
 ///
@@ -33,6 +33,11 @@ pub trait TriggerKind: Send + Sync + 'static {
     /// One line for people: `POST /orders/{id}`, `orders.*.created (queue group billing)`.
     fn describe(&self, config: &Self::Config) -> String;
 
+    /// The instants of a trigger that has a schedule; `None` for a kind without one, and for what `check` refuses.
+    fn timetable(&self, _config: &Self::Config) -> Option<Arc<dyn Timetable>> {
+        None
+    }
+
     /// Acquires the port, subscription or lease. Accepts no event yet. `config` has passed `check`.
     fn bind(
         &self,
@@ -54,6 +59,8 @@ pub struct TriggerContext {
     pub binding: Arc<Binding>,
     /// The engine.
     pub dispatch: Arc<dyn Dispatch>,
+    /// The time: when something is due, when an event came.
+    pub clock: Clock,
     /// Asks the trigger to stop taking events.
     pub shutdown: CancellationToken,
     /// Every task that the trigger starts, so that someone waits for it.
@@ -65,7 +72,7 @@ pub struct TriggerContext {
 impl TriggerContext {
     /// A new invocation for an event of this trigger that arrived now.
     pub fn event(&self, custody: Custody, payload: Bytes) -> InvocationContext {
-        InvocationContext::new(self.binding.clone(), custody, payload)
+        InvocationContext::arrived_at(self.binding.clone(), custody, payload, self.clock.now())
     }
 
     /// Says why the trigger cannot do its work at the moment; logged once, shown by health.

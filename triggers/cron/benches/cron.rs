@@ -5,6 +5,8 @@
 //! of the sink with all that is due; "as events" goes on through the real hand-over, with the event of each fire made
 //! and given to a dispatch that counts.
 
+#![expect(clippy::disallowed_methods, reason = "what is measured is how late the machine's clock shows that it is")]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::Write as _;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
@@ -15,10 +17,10 @@ use chrono::{DateTime, Utc};
 use tokio_cron_scheduler::{Job, JobScheduler};
 use tokio_util::sync::CancellationToken;
 use trigger_core::{
-    Accepted, Answer, Binding, BoxFuture, Cancelled, Dispatch, Gate, InvocationContext, Kind, Refused, Response, Shed,
-    SkippedFire, Status, Trigger, TriggerContext, TriggerKind,
+    Accepted, Answer, Binding, BoxFuture, Cancelled, Clock, Dispatch, Gate, InvocationContext, Kind, Refused, Response,
+    Shed, SkippedFire, Status, Trigger, TriggerContext, TriggerKind,
 };
-use trigger_cron::{Clock, Config, Cron, Due, Entry, Place, Progress, Scheduler, Sink};
+use trigger_cron::{Config, Cron, Due, Entry, Place, Progress, Scheduler, Sink};
 use uuid::Uuid;
 
 const SCHEDULES: usize = 100_000;
@@ -82,7 +84,8 @@ fn percentile(sorted: &[u32], share: f64) -> f64 {
 /// The processor time of this process.
 fn processor() -> Duration {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let ticks: u64 = stat.rsplit(") ").next().unwrap_or("").split(' ').skip(11).take(2).flat_map(str::parse::<u64>).sum();
+    let ticks: u64 =
+        stat.rsplit(") ").next().unwrap_or("").split(' ').skip(11).take(2).flat_map(str::parse::<u64>).sum();
     Duration::from_millis(ticks * 10)
 }
 
@@ -97,7 +100,11 @@ async fn measure(name: &str, late: &Late, seconds: u64, expected_a_second: usize
     let share = (processor() - before).as_secs_f64() / began.elapsed().as_secs_f64();
     let us = late.take();
     let expected = expected_a_second * seconds as usize;
-    let lost = if expected > 0 { format!("{} lost of {expected}, ", expected.saturating_sub(us.len())) } else { String::new() };
+    let lost = if expected > 0 {
+        format!("{} lost of {expected}, ", expected.saturating_sub(us.len()))
+    } else {
+        String::new()
+    };
     say(&format!(
         "{name}: {lost}{} fires, late p50 {:.2} ms, p99 {:.2} ms, most {:.2} ms; {:.1} % of a core",
         us.len(),
@@ -142,13 +149,13 @@ fn each_hour(number: usize) -> Config {
 }
 
 async fn scheduler(clock: &Clock) {
-    let cron = Cron::with_clock(clock.clone());
+    let cron = Cron::new();
     for (name, config, seconds, expected) in [
         ("handed over, all each second", each_second as fn(usize) -> Config, 10, SCHEDULES),
         ("handed over, over an hour", each_hour, 20, 0),
     ] {
         let late = Arc::new(Late::default());
-        let scheduler = Scheduler::new(Counts(late.clone()), clock.clone());
+        let scheduler = Scheduler::new(Counts(late.clone()));
         let configs: Vec<_> = (0..SCHEDULES).map(config).collect();
         let paths: Vec<_> = (0..SCHEDULES).map(|number| format!("default/function/trigger-{number}")).collect();
         let reached = Progress::from(Utc::now().timestamp() + 1);
@@ -156,7 +163,7 @@ async fn scheduler(clock: &Clock) {
         let (bytes, began) = (BYTES.load(Relaxed), Instant::now());
         for (config, path) in configs.iter().zip(&paths) {
             let plan = cron.plan(config).expect("the schedules are good");
-            places.push(scheduler.enter(Entry::new(plan, path, 0, 0, ()), reached));
+            places.push(scheduler.enter(Entry::new(plan, path, 0, 0, ()), reached, clock));
         }
         let took = began.elapsed();
         let bytes = BYTES.load(Relaxed) - bytes;
@@ -235,8 +242,8 @@ impl Dispatch for CountingDispatch {
     fn count_shed(&self, _: &Binding, _: Shed, _: u64) {}
 }
 
-async fn events(clock: &Clock) {
-    let cron = Cron::with_clock(clock.clone());
+async fn events() {
+    let cron = Cron::new();
     for count in [1_000, SCHEDULES] {
         let dispatch = Arc::new(CountingDispatch(Late::default(), AtomicU64::new(0)));
         let (shutdown, tasks) = (CancellationToken::new(), tokio_util::task::TaskTracker::new());
@@ -248,6 +255,7 @@ async fn events(clock: &Clock) {
                 trigger_type: Kind::Cron,
             });
             let cx = TriggerContext {
+                clock: Clock::system(),
                 binding: binding.clone(),
                 dispatch: dispatch.clone(),
                 shutdown: shutdown.clone(),
@@ -284,9 +292,9 @@ async fn theirs(count: usize) {
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.expect("a runtime starts").block_on(async {
-        let clock: Clock = Arc::new(Utc::now);
+        let clock = Clock::system();
         scheduler(&clock).await;
-        events(&clock).await;
+        events().await;
         theirs(1_000).await;
         theirs(5_000).await;
     });

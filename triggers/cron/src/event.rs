@@ -85,10 +85,9 @@ impl Events {
 
 fn event(binding: &Arc<Binding>, payload: &Payload<'_>, now: DateTime<Utc>) -> InvocationContext {
     let payload = serde_json::to_vec(payload).expect("strings and a number always serialize");
-    let mut event = InvocationContext::new(binding.clone(), Custody::Engine, payload.into());
+    let mut event = InvocationContext::arrived_at(binding.clone(), Custody::Engine, payload.into(), now);
     event.subject = binding.trigger_id.clone();
     event.content_type = Some("application/json".into());
-    event.received_at = now;
     event
 }
 

@@ -47,27 +47,26 @@ pub use run::CronTrigger;
 pub use schedule::Schedule;
 pub use scheduler::{Due, Entry, Place, Scheduler, Sink};
 
-/// Tells the wall clock's time; tests bring their own.
+/// Tells the wall clock's time in place of the engine's clock; tests bring their own.
 pub type Clock = Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>;
 
 /// The cron trigger's kind: `type = "cron"`.
 #[derive(Clone)]
 pub struct Cron {
-    clock: Clock,
+    clock: Option<Clock>,
     plans: Arc<Plans>,
     scheduler: Arc<Scheduler<Handover>>,
 }
 
 impl Cron {
-    /// Cron by the system's clock.
+    /// Cron by the engine's clock.
     pub fn new() -> Self {
-        Self::with_clock(Arc::new(Utc::now))
+        Self { clock: None, plans: Arc::default(), scheduler: Arc::new(Scheduler::new(Handover)) }
     }
 
     /// Cron by another clock.
     pub fn with_clock(clock: Clock) -> Self {
-        let scheduler = Arc::new(Scheduler::new(Handover, clock.clone()));
-        Self { clock, plans: Arc::default(), scheduler }
+        Self { clock: Some(clock), ..Self::new() }
     }
 
     /// The instants of a section: those of an equal one in use are shared.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::DateTime;
 use trigger_core::{Trigger, TriggerContext, TriggerError};
 
 use crate::backoff;
@@ -20,19 +20,23 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 pub struct CronTrigger {
     pub(crate) config: Config,
     pub(crate) plan: Arc<Plan>,
-    pub(crate) clock: Clock,
+    pub(crate) clock: Option<Clock>,
     pub(crate) scheduler: Arc<Scheduler<Handover>>,
 }
 
 impl Trigger for CronTrigger {
     async fn run(self, cx: TriggerContext) -> Result<(), TriggerError> {
+        let clock = self.clock.clone().map_or_else(|| cx.clock.clone(), trigger_core::Clock::reading);
+        let cx = TriggerContext { clock, ..cx };
+        let resuming = cx.clock.busy(|| cx.binding.path());
         let Some(progress) = cx.shutdown.run_until_cancelled(self.resume(&cx)).await else { return Ok(()) };
         self.announce(&cx, progress);
         let fires = Fires { cx: cx.clone(), bounds: self.config.missed.bounds(), overlap: self.config.overlap };
         let Config { spread_seconds, jitter_seconds, .. } = self.config;
         let entry = Entry::new(self.plan, &cx.binding.path(), spread_seconds, jitter_seconds, fires);
         drop(self.config);
-        let place = self.scheduler.enter(entry, progress);
+        let place = self.scheduler.enter(entry, progress, &cx.clock);
+        drop(resuming);
         cx.shutdown.cancelled().await;
         let progress = self.scheduler.leave(place, STOP_GRACE).await;
         if let Some(unrecorded) = progress.unrecorded()
@@ -48,7 +52,7 @@ impl CronTrigger {
     /// Finds out what was fired last, by any node. A trigger without any record begins at the moment at which it was
     /// started, however long the store takes to answer.
     async fn resume(&self, cx: &TriggerContext) -> Progress {
-        let began = self.now();
+        let began = cx.clock.now();
         for refused_before in 0.. {
             match cx.dispatch.last_scheduled(&cx.binding).await {
                 Ok(last) => {
@@ -57,6 +61,7 @@ impl CronTrigger {
                 }
                 Err(refused) => {
                     cx.degraded(format!("fires cannot be handed over, trying again: {refused}"));
+                    // Real time: the store is away whatever the clock shows.
                     tokio::time::sleep(backoff::delay(refused_before, refused.retry_after)).await;
                 }
             }
@@ -73,9 +78,5 @@ impl CronTrigger {
                 "the schedule is over: it will not fire again"
             ),
         }
-    }
-
-    fn now(&self) -> DateTime<Utc> {
-        (self.clock)()
     }
 }

@@ -9,19 +9,22 @@
 //! events: what a turn means is the [`Sink`]'s.
 //!
 //! A sleep measures monotonic time and knows nothing of a clock that was set or a machine that was suspended. So no
-//! sleep is longer than a second, and every look starts from the wall clock.
+//! sleep is longer than a second, and every look starts from the wall clock. What was put off comes back by monotonic
+//! time: it is still to be made, whatever the clock shows.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::DateTime;
+use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use trigger_core::Clock;
+use trigger_core::clock::Wake;
 
-use crate::Clock;
 use crate::plan::Plan;
 use crate::progress::{CORRECTION, Progress};
 use crate::shift::Shift;
@@ -98,10 +101,7 @@ pub struct Scheduler<S: Sink> {
 
 struct Inner<S: Sink> {
     sink: S,
-    clock: Clock,
     core: Mutex<Core<S::Trigger>>,
-    /// Something comes sooner than was known when the task fell asleep.
-    sooner: Notify,
     /// What was due has been handed over.
     settled: Notify,
     tasks: TaskTracker,
@@ -118,15 +118,26 @@ pub struct Place<T> {
 struct Core<T> {
     slots: Vec<Slot<T>>,
     free: Vec<u32>,
-    queue: Queue,
+    queue: Queue<i64>,
+    /// Those that were put off, by when they come back.
+    put_off: Queue<Instant>,
     /// How many numbers in the queue may be of slots that are no longer due then.
     stale: usize,
     /// The newest slot of each path, by its hash.
     by_path: HashMap<u64, u32>,
     /// The latest time that the clock has told, in milliseconds since the Unix epoch.
     seen_ms: i64,
-    /// Stops the task; `None` while there is none.
-    task: Option<CancellationToken>,
+    /// `None` while there are no triggers.
+    task: Option<Task>,
+}
+
+/// The task that looks at the clock.
+#[derive(Clone)]
+struct Task {
+    stop: CancellationToken,
+    clock: Clock,
+    /// Something comes sooner than was known when it fell asleep.
+    sooner: Arc<Wake>,
 }
 
 struct Slot<T> {
@@ -138,38 +149,45 @@ struct Slot<T> {
     tries: u32,
     /// Whether it is with the sink.
     out: bool,
+    /// Whether it was put off and comes back.
+    put_off: bool,
 }
 
 const NOWHERE: i64 = i64::MAX;
 
-/// Slots by the moment at which they are due. Those of one moment lie together: in practice many do.
-#[derive(Default)]
-struct Queue {
-    by_moment: BTreeMap<i64, Vec<u32>>,
+/// Slots by the moment at which they come. Those of one moment lie together: in practice many do.
+struct Queue<M> {
+    by_moment: BTreeMap<M, Vec<u32>>,
 }
 
-impl Queue {
+impl<M: Ord> Default for Queue<M> {
+    fn default() -> Self {
+        Self { by_moment: BTreeMap::new() }
+    }
+}
+
+impl<M: Ord + Copy> Queue<M> {
     /// Adds a slot; true when nothing else is due before.
-    fn push(&mut self, due_ms: i64, slot: u32) -> bool {
-        let first = self.first().is_none_or(|first| due_ms < first);
-        self.by_moment.entry(due_ms).or_default().push(slot);
+    fn push(&mut self, moment: M, slot: u32) -> bool {
+        let first = self.first().is_none_or(|first| moment < first);
+        self.by_moment.entry(moment).or_default().push(slot);
         first
     }
 
-    fn first(&self) -> Option<i64> {
-        self.by_moment.first_key_value().map(|(due_ms, _)| *due_ms)
+    fn first(&self) -> Option<M> {
+        self.by_moment.first_key_value().map(|(moment, _)| *moment)
     }
 
     /// The slots of the first moment, if it has come.
-    fn pop(&mut self, now_ms: i64) -> Option<(i64, Vec<u32>)> {
+    fn pop(&mut self, now: M) -> Option<(M, Vec<u32>)> {
         let first = self.by_moment.first_entry()?;
-        (*first.key() <= now_ms).then(|| first.remove_entry())
+        (*first.key() <= now).then(|| first.remove_entry())
     }
 
     /// Leaves only what `keep` wants: slots that left are not looked for one by one.
-    fn retain(&mut self, mut keep: impl FnMut(i64, u32) -> bool) {
-        self.by_moment.retain(|due_ms, slots| {
-            slots.retain(|slot| keep(*due_ms, *slot));
+    fn retain(&mut self, mut keep: impl FnMut(M, u32) -> bool) {
+        self.by_moment.retain(|moment, slots| {
+            slots.retain(|slot| keep(*moment, *slot));
             !slots.is_empty()
         });
     }
@@ -177,45 +195,42 @@ impl Queue {
 
 impl<S: Sink> Scheduler<S> {
     /// A scheduler without triggers. It runs a task as long as it has some.
-    pub fn new(sink: S, clock: Clock) -> Self {
+    pub fn new(sink: S) -> Self {
         let core = Core {
             slots: Vec::new(),
             free: Vec::new(),
             queue: Queue::default(),
+            put_off: Queue::default(),
             stale: 0,
             by_path: HashMap::new(),
             seen_ms: i64::MIN,
             task: None,
         };
         Self {
-            inner: Arc::new(Inner {
-                sink,
-                clock,
-                core: Mutex::new(core),
-                sooner: Notify::new(),
-                settled: Notify::new(),
-                tasks: TaskTracker::new(),
-            }),
+            inner: Arc::new(Inner { sink, core: Mutex::new(core), settled: Notify::new(), tasks: TaskTracker::new() }),
         }
     }
 
     /// Adds a trigger that has come as far as `progress`. A trigger of the same path that is here already was awake
     /// until now: what it has not made yet is left to the new one, and nothing before that is missed.
-    pub fn enter(&self, entry: Entry<S::Trigger>, mut progress: Progress) -> Place<S::Trigger> {
+    ///
+    /// All triggers of a scheduler go by one clock: that of the first.
+    pub fn enter(&self, entry: Entry<S::Trigger>, mut progress: Progress, clock: &Clock) -> Place<S::Trigger> {
         let entry = Arc::new(entry);
         let mut core = self.inner.core.lock();
-        let now_ms = self.inner.now_ms();
-        if let Some(reached) = core.reached_by(entry.shift.seed(), now_ms) {
+        let task = core.task.get_or_insert_with(|| {
+            let sooner = Arc::new(Wake::new(clock, "a schedule that is new"));
+            let task = Task { stop: CancellationToken::new(), clock: clock.clone(), sooner };
+            self.inner.tasks.spawn(run(self.inner.clone(), task.clone()));
+            task
+        });
+        let task = task.clone();
+        if let Some(reached) = core.reached_by(entry.shift.seed(), task.now_ms()) {
             progress.reached = progress.reached.max(reached);
         }
         let slot = core.add(entry.clone(), progress);
-        if core.schedule(slot, None) {
-            self.inner.sooner.notify_one();
-        }
-        if core.task.is_none() {
-            let stop = CancellationToken::new();
-            core.task = Some(stop.clone());
-            self.inner.tasks.spawn(run(self.inner.clone(), stop));
+        if core.schedule(slot) {
+            task.sooner.wake();
         }
         Place { slot, entry }
     }
@@ -238,7 +253,7 @@ impl<S: Sink> Scheduler<S> {
         if core.slots.len() == core.free.len()
             && let Some(task) = core.task.take()
         {
-            task.cancel();
+            task.stop.cancel();
         }
         progress
     }
@@ -255,48 +270,66 @@ impl<S: Sink> Scheduler<S> {
     }
 }
 
-async fn run<S: Sink>(inner: Arc<Inner<S>>, stop: CancellationToken) {
+async fn run<S: Sink>(inner: Arc<Inner<S>>, task: Task) {
+    let mut sleeper = task.clock.sleeper(|| "the scheduler".to_owned());
     let mut due = Vec::new();
     loop {
-        let now_ms = inner.now_ms();
-        let pause = inner.core.lock().look(now_ms, &mut due);
+        let sooner = task.sooner.armed();
+        let now_ms = task.now_ms();
+        let next = inner.core.lock().look(now_ms, &mut due);
         if due.is_empty() {
+            let longest = next.put_off.map_or(LONGEST_SLEEP, |moment| (moment - Instant::now()).min(LONGEST_SLEEP));
+            let slept = async {
+                match task.clock.virtual_time() {
+                    None => drop(tokio::time::timeout(longest, sleeper.until(next.due)).await),
+                    // Not by the sleeper: the clock is not to be moved over what is still to be made.
+                    Some(_) if next.put_off.is_some() => tokio::time::sleep(longest).await,
+                    Some(_) => sleeper.until(next.due).await,
+                }
+            };
             tokio::select! {
-                () = stop.cancelled() => return,
-                () = inner.sooner.notified() => {}
-                () = tokio::time::sleep(pause) => {}
+                () = task.stop.cancelled() => return,
+                () = sooner => {}
+                () = slept => {}
             }
             continue;
         }
         tokio::select! {
             biased;
             () = inner.sink.hand_over(&mut due, now_ms) => {}
-            () = stop.cancelled() => return,
+            () = task.stop.cancelled() => return,
         }
-        inner.core.lock().settle(due.drain(..), inner.now_ms());
+        inner.core.lock().settle(due.drain(..));
         inner.settled.notify_waiters();
         // A crowd like the last one need not come again.
         due.shrink_to(1_024);
     }
 }
 
-impl<S: Sink> Inner<S> {
+impl Task {
     fn now_ms(&self) -> i64 {
-        (self.clock)().timestamp_millis()
+        self.clock.now().timestamp_millis()
     }
+}
+
+/// When the scheduler has to look again; `None` is not for the sake of what is known now.
+#[derive(Clone, Copy, Debug)]
+struct Next {
+    due: Option<DateTime<Utc>>,
+    put_off: Option<Instant>,
 }
 
 impl<T> Core<T> {
     /// How far a trigger of this path has come that is here and up to date: to the present, if it is not overdue.
     fn reached_by(&self, path: u64, now_ms: i64) -> Option<i64> {
         let slot = &self.slots[*self.by_path.get(&path)? as usize];
-        let overdue = slot.out || slot.due_ms <= now_ms;
+        let overdue = slot.out || slot.put_off || slot.due_ms <= now_ms;
         Some(if overdue { slot.progress.reached } else { now_ms.div_euclid(1_000).max(slot.progress.reached) })
     }
 
     fn add(&mut self, entry: Arc<Entry<T>>, progress: Progress) -> u32 {
         let path = entry.shift.seed();
-        let slot = Slot { entry: Some(entry), progress, due_ms: NOWHERE, tries: 0, out: false };
+        let slot = Slot { entry: Some(entry), progress, due_ms: NOWHERE, tries: 0, out: false, put_off: false };
         let index = match self.free.pop() {
             Some(index) => {
                 self.slots[index as usize] = slot;
@@ -311,22 +344,18 @@ impl<T> Core<T> {
         index
     }
 
-    /// Queues a slot for its next instant, or for `at_ms`; true when nothing else is due before.
-    fn schedule(&mut self, index: u32, at_ms: Option<i64>) -> bool {
+    /// Queues a slot for its next instant; true when nothing else is due before.
+    fn schedule(&mut self, index: u32) -> bool {
         let slot = &mut self.slots[index as usize];
-        let Some(entry) = &slot.entry else { return false };
-        let Some(due_ms) = at_ms.or_else(|| entry.due_ms(slot.progress.reached)) else {
-            slot.due_ms = NOWHERE;
-            return false;
-        };
-        slot.due_ms = due_ms;
-        self.queue.push(due_ms, index)
+        let due_ms = slot.entry.as_ref().and_then(|entry| entry.due_ms(slot.progress.reached));
+        slot.due_ms = due_ms.unwrap_or(NOWHERE);
+        due_ms.is_some_and(|due_ms| self.queue.push(due_ms, index))
     }
 
     fn remove(&mut self, place: &Place<T>) -> Progress {
         let slot = &mut self.slots[place.slot as usize];
         let (progress, due_ms) = (slot.progress, slot.due_ms);
-        (slot.entry, slot.due_ms, slot.out) = (None, NOWHERE, false);
+        (slot.entry, slot.due_ms, slot.out, slot.put_off) = (None, NOWHERE, false, false);
         if due_ms != NOWHERE {
             self.forget_one();
         }
@@ -349,21 +378,32 @@ impl<T> Core<T> {
         }
     }
 
-    /// Takes out what is due, and says for how long nothing will be.
-    fn look(&mut self, now_ms: i64, due: &mut Vec<Due<T>>) -> Duration {
+    /// Takes out what is due or comes back, and says when there will be more.
+    fn look(&mut self, now_ms: i64, due: &mut Vec<Due<T>>) -> Next {
         self.observe(now_ms);
         while let Some((due_ms, slots)) = self.queue.pop(now_ms) {
-            due.reserve(slots.len());
-            for index in slots {
-                let slot = &mut self.slots[index as usize];
-                let Some(entry) = slot.entry.as_ref().filter(|_| slot.due_ms == due_ms).cloned() else { continue };
-                (slot.due_ms, slot.out) = (NOWHERE, true);
-                let (progress, tries) = (slot.progress, slot.tries);
-                due.push(Due { slot: index, entry, due_ms, progress, tries, again_in: None });
-            }
+            self.take_out(slots, due, |slot| (slot.due_ms == due_ms).then_some(due_ms));
         }
-        let next = self.queue.first().map_or(i64::MAX, |next| next.saturating_sub(now_ms));
-        Duration::from_millis(u64::try_from(next).unwrap_or(0)).min(LONGEST_SLEEP)
+        let now = Instant::now();
+        while let Some((_, slots)) = self.put_off.pop(now) {
+            self.take_out(slots, due, |slot| {
+                slot.put_off.then(|| slot.entry.as_ref()?.due_ms(slot.progress.reached))?
+            });
+        }
+        let moment = |due_ms| DateTime::from_timestamp_millis(due_ms).unwrap_or(DateTime::<Utc>::MAX_UTC);
+        Next { due: self.queue.first().map(moment), put_off: self.put_off.first() }
+    }
+
+    /// Takes out those of the slots that `due_at` knows to be due, and since when.
+    fn take_out(&mut self, slots: Vec<u32>, due: &mut Vec<Due<T>>, due_at: impl Fn(&Slot<T>) -> Option<i64>) {
+        due.reserve(slots.len());
+        for index in slots {
+            let slot = &mut self.slots[index as usize];
+            let Some((entry, due_ms)) = slot.entry.clone().zip(due_at(slot)) else { continue };
+            (slot.due_ms, slot.out, slot.put_off) = (NOWHERE, true, false);
+            let (progress, tries) = (slot.progress, slot.tries);
+            due.push(Due { slot: index, entry, due_ms, progress, tries, again_in: None });
+        }
     }
 
     /// Takes note of the clock's time. One that was set back far holds at once, for every trigger that is ahead of it.
@@ -378,12 +418,12 @@ impl<T> Core<T> {
         tracing::warn!(now = %time, "the clock was set back: schedules go on from its new time");
         for index in 0..self.slots.len() {
             let slot = &mut self.slots[index];
-            if slot.entry.is_none() || slot.out || slot.progress.reached - now <= CORRECTION {
+            if slot.entry.is_none() || slot.out || slot.put_off || slot.progress.reached - now <= CORRECTION {
                 continue;
             }
             slot.progress = Progress::from(now);
             let queued = std::mem::replace(&mut slot.due_ms, NOWHERE) != NOWHERE;
-            self.schedule(u32::try_from(index).expect("slots are numbered by u32"), None);
+            self.schedule(u32::try_from(index).expect("slots are numbered by u32"));
             if queued {
                 self.forget_one();
             }
@@ -391,7 +431,8 @@ impl<T> Core<T> {
     }
 
     /// Takes back what was with the sink, and queues each for what comes next.
-    fn settle(&mut self, due: impl Iterator<Item = Due<T>>, now_ms: i64) {
+    fn settle(&mut self, due: impl Iterator<Item = Due<T>>) {
+        let now = Instant::now();
         for Due { slot: index, entry, progress, tries, again_in, .. } in due {
             let slot = &mut self.slots[index as usize];
             // It may have left meanwhile, and another may have its slot.
@@ -400,9 +441,16 @@ impl<T> Core<T> {
             }
             slot.out = false;
             slot.progress = progress;
-            slot.tries = if again_in.is_some() { tries.saturating_add(1) } else { 0 };
-            let at_ms = again_in.map(|wait| now_ms + i64::try_from(wait.as_millis()).unwrap_or(i64::MAX / 2));
-            self.schedule(index, at_ms);
+            match again_in {
+                Some(wait) => {
+                    (slot.tries, slot.put_off) = (tries.saturating_add(1), true);
+                    self.put_off.push(now + wait, index);
+                }
+                None => {
+                    slot.tries = 0;
+                    self.schedule(index);
+                }
+            }
         }
     }
 }
@@ -413,7 +461,7 @@ mod tests {
 
     #[test]
     fn the_queue_gives_out_whole_moments_in_order() {
-        let mut queue = Queue::default();
+        let mut queue = Queue::<i64>::default();
         assert!(queue.push(20, 1) && queue.push(10, 2));
         assert!(!queue.push(10, 3) && !queue.push(30, 4));
         queue.retain(|_, slot| slot != 4);

@@ -12,8 +12,8 @@ use http_body_util::Full;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use trigger_core::{
-    Accepted, Answer, Binding, BoxFuture, Dispatch, InvocationContext, Kind, Refused, Response, Shed, Status, Trigger,
-    TriggerContext, TriggerKind,
+    Accepted, Answer, Binding, BoxFuture, Clock, Dispatch, InvocationContext, Kind, Refused, Response, Shed, Status,
+    Trigger, TriggerContext, TriggerKind,
 };
 use trigger_http::{Http, Routes};
 
@@ -81,6 +81,7 @@ async fn table() -> Routes {
     let cx = TriggerContext {
         binding,
         dispatch: Arc::new(Echo),
+        clock: Clock::system(),
         shutdown: CancellationToken::new(),
         tasks: TaskTracker::new(),
         health: tokio::sync::watch::channel(None).0,

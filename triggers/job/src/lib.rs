@@ -7,6 +7,8 @@
 //! A queue is a name. What waits in it are rows of the engine's queue like any other event's, so this crate has no
 //! store, no worker and no retry of its own: it owns which function works on which name, and what a job may look like.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests make moments of the machine's own clock"))]
+
 mod config;
 mod queues;
 

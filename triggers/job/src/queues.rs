@@ -53,7 +53,7 @@ impl Drop for Open {
 
 impl Jobs for Queues {
     fn enqueue(&self, queue: &str, job: NewJob) -> BoxFuture<'_, Result<Accepted, EnqueueError>> {
-        let found = self.find(queue).and_then(|cx| check(&job, Utc::now()).map(|()| cx));
+        let found = self.find(queue).and_then(|cx| check(&job, cx.clock.now()).map(|()| cx));
         let queue: Box<str> = queue.into();
         Box::pin(async move {
             let cx = found?;

@@ -164,9 +164,10 @@ struct Worker {
 impl Worker {
     fn start(self: &Arc<Self>, message: Message, slot: OwnedSemaphorePermit) {
         let worker = self.clone();
+        let busy = self.cx.clock.busy(|| format!("a message for {}", self.cx.binding.path()));
         self.cx.tasks.spawn(async move {
             worker.handle(message).await;
-            drop(slot);
+            drop((slot, busy));
         });
     }
 
