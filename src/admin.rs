@@ -4,6 +4,7 @@
 //! stranger all the same: requests that name another host (DNS rebinding) or come from a page (`Origin`) are refused.
 
 mod api;
+mod clock;
 mod metrics;
 
 use std::net::SocketAddr;
@@ -23,6 +24,8 @@ pub use api::{
     EnqueueRequest, EnqueueView, FunctionView, InvocationView, Listing, PublishRequest, PublishView, RedriveView,
     ReloadView, TraceView, TriggerView, VersionView,
 };
+
+pub use clock::{AdvanceRequest, AdvanceView, BusyView, ClockMode, ClockView};
 
 /// The largest request that the API takes: a message to publish, in base64, and room around it.
 const MAX_BODY_BYTES: usize = 12 << 20;
@@ -78,6 +81,7 @@ impl Server {
 fn router(engine: Arc<Engine>) -> Router {
     Router::new()
         .merge(api::routes())
+        .merge(clock::routes())
         .merge(metrics::routes())
         .layer(middleware::from_fn_with_state((), only_local))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))

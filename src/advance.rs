@@ -19,9 +19,6 @@ use trigger_core::clock::{Backwards, Step, VirtualTime};
 use crate::dispatch::Dispatcher;
 use crate::store::{self, Store};
 
-/// How long, in real time, the engine may be busy at one moment before the clock is left standing there.
-const STEP_LIMIT: Duration = Duration::from_secs(20);
-
 /// How often a due row that nobody claims is offered again before it counts as held back: by its order, say.
 const LOOKS: u32 = 3;
 
@@ -47,12 +44,14 @@ pub enum Error {
     #[error(
         "the clock stands at {now}, where the engine was still busy after {} s with {}: it can be moved on when that \
          has ended",
-        STEP_LIMIT.as_secs(),
+        .limit.as_secs_f64(),
         told(.busy)
     )]
     Busy {
         /// What the clock shows.
         now: DateTime<Utc>,
+        /// How long it was waited for.
+        limit: Duration,
         /// What is under way, and how many of each.
         busy: Vec<(String, usize)>,
     },
@@ -89,6 +88,21 @@ pub struct Moved {
     pub stops: u64,
 }
 
+/// How long moving a clock may take, in real time.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// How long the engine may be busy at one moment before the clock is left standing there, with an error.
+    pub moment: Duration,
+    /// After how long the clock is left standing where it is, to be moved on by the next call.
+    pub call: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { moment: Duration::from_secs(20), call: Duration::from_secs(30) }
+    }
+}
+
 /// Moves an engine's clock.
 pub struct Advance {
     clock: Clock,
@@ -103,10 +117,15 @@ impl Advance {
         Self { clock: dispatcher.clock().clone(), dispatcher, store, moving: tokio::sync::Mutex::new(()) }
     }
 
-    /// Moves the clock to this moment, for at most `limit` of real time. Everything that was due until then has been
+    /// The clock that is moved, or that cannot be.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Moves the clock to this moment. Everything that was due until then has been
     /// begun at its moment and has ended when this returns `reached`. If the future is dropped, the clock stands where
     /// it was moved to by then.
-    pub async fn to(&self, target: DateTime<Utc>, limit: Duration) -> Result<Moved, Error> {
+    pub async fn to(&self, target: DateTime<Utc>, limits: Limits) -> Result<Moved, Error> {
         let time = self.clock.virtual_time().ok_or(Error::NotVirtual)?;
         let _alone = self.moving.try_lock().map_err(|_| Error::Moving)?;
         if target < time.now() {
@@ -114,8 +133,8 @@ impl Advance {
         }
         let began = Instant::now();
         let mut stops = 0;
-        self.settle(time).await?;
-        while began.elapsed() < limit {
+        self.settle(time, limits.moment).await?;
+        while began.elapsed() < limits.call {
             match time.step(target)? {
                 Step::There => return Ok(Moved { now: target, reached: true, stops }),
                 // An event came from outside since: it happens at the present moment.
@@ -126,17 +145,17 @@ impl Advance {
                     self.dispatcher.look();
                 }
             }
-            self.settle(time).await?;
+            self.settle(time, limits.moment).await?;
         }
         Ok(Moved { now: time.now(), reached: time.now() == target, stops })
     }
 
     /// Waits until nothing is under way and no due row is left that could be.
-    async fn settle(&self, time: &VirtualTime) -> Result<(), Error> {
+    async fn settle(&self, time: &VirtualTime, limit: Duration) -> Result<(), Error> {
         let mut looks = 0;
         loop {
-            if tokio::time::timeout(STEP_LIMIT, time.quiet()).await.is_err() {
-                return Err(Error::Busy { now: time.now(), busy: time.busy() });
+            if tokio::time::timeout(limit, time.quiet()).await.is_err() {
+                return Err(Error::Busy { now: time.now(), limit, busy: time.busy() });
             }
             let now = time.now();
             match self.store.next_due().await {

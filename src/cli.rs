@@ -61,6 +61,8 @@ pub enum Command {
     Dlq(Dlq),
     /// Work in queues.
     Jobs(Jobs),
+    /// What the engine's clock shows; `advance` moves a virtual one.
+    Clock(Clock),
     /// How an accepted invocation stands.
     Status {
         /// The invocation.
@@ -195,6 +197,31 @@ pub struct Enqueue {
     remote: Remote,
 }
 
+/// What to do about the clock.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Clock {
+    #[command(subcommand)]
+    advance: Option<ClockCommand>,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+#[derive(Debug, Subcommand)]
+enum ClockCommand {
+    /// Move a virtual clock: whatever is due on the way happens at its moment, and has happened when this ends.
+    Advance {
+        /// By how much, as in 3d, 90s, "1h 30m".
+        #[arg(value_parser = humantime::parse_duration, required_unless_present = "to", conflicts_with = "to")]
+        by: Option<std::time::Duration>,
+        /// To this moment, as in 2027-01-01T00:00:00Z.
+        #[arg(long, value_name = "TIME")]
+        to: Option<chrono::DateTime<chrono::Utc>>,
+        #[command(flatten)]
+        remote: Remote,
+    },
+}
+
 /// Which attempts.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -289,6 +316,7 @@ pub async fn ask(command: Command) -> anyhow::Result<ExitCode> {
         Command::Status { invocation, remote } => show::status(&Client::new(&remote)?, invocation).await,
         Command::Traces(query) => traces::run(query).await,
         Command::Dlq(dlq) => dlq::run(dlq).await,
+        Command::Clock(clock) => clock::run(clock).await,
         Command::Jobs(Jobs { command: JobsCommand::Enqueue(job) }) => show::enqueue(job).await,
         Command::Dev(_) | Command::Serve(_) | Command::Check(_) => {
             unreachable!("main runs these itself: they need the trigger kinds")

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use trigger_core::{BindError, Bus, Clock, Dispatch, Jobs, Problem, Step};
 
+use crate::advance::Advance;
 use crate::config::{self, Document, EngineConfig, FunctionConfig, Manifest, Report, StoreConfig};
 use crate::dispatch::{self, Dispatcher};
 use crate::executor::{Executor, ExecutorConfig, Machine, ModuleError, ModuleSource, WasmExecutor};
@@ -78,6 +79,8 @@ pub struct Engine {
     pub executor: Arc<WasmExecutor>,
     /// The clock that it goes by.
     pub clock: Clock,
+    /// What moves that clock, if it is a virtual one.
+    pub advance: Advance,
     /// When it started, by its clock.
     pub started_at: DateTime<Utc>,
     versions: Arc<Versions>,
@@ -196,6 +199,7 @@ impl Engine {
             },
         );
         let dispatch: Arc<dyn Dispatch> = dispatcher.clone();
+        let advance = Advance::new(dispatcher.clone(), store.clone());
         Ok(Arc::new(Self {
             supervisor: Supervisor::new(kinds.clone(), dispatch, clock.clone()),
             config,
@@ -209,6 +213,7 @@ impl Engine {
             executor,
             started_at: clock.now(),
             clock,
+            advance,
             versions,
             kinds,
             manifest: manifest.to_owned(),

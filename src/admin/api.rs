@@ -19,7 +19,7 @@ use crate::engine::{Engine, Error as EngineError};
 use crate::store::{self, DeadLetterFilter, DeadLetterSummary, Redriven, TraceFilter};
 use crate::traces::TraceRow;
 
-type App = State<Arc<Engine>>;
+pub(super) type App = State<Arc<Engine>>;
 
 /// The most rows that one listing answers.
 const MAX_LIMIT: u32 = 1_000;
@@ -41,10 +41,10 @@ pub(super) fn routes() -> Router<Arc<Engine>> {
 }
 
 /// An error of the API: RFC 9457 problem details with a stable code.
-struct Problem {
-    status: StatusCode,
-    code: &'static str,
-    detail: String,
+pub(super) struct Problem {
+    pub(super) status: StatusCode,
+    pub(super) code: &'static str,
+    pub(super) detail: String,
 }
 
 impl Problem {
@@ -78,7 +78,7 @@ impl IntoResponse for Problem {
     }
 }
 
-type Answer<T> = Result<Json<T>, Problem>;
+pub(super) type Answer<T> = Result<Json<T>, Problem>;
 
 /// A page of a listing, newest first.
 #[derive(Debug, Serialize, Deserialize)]
@@ -393,7 +393,7 @@ pub struct PublishView {
     pub bytes: usize,
 }
 
-fn invalid(detail: impl Into<String>) -> Problem {
+pub(super) fn invalid(detail: impl Into<String>) -> Problem {
     Problem { status: StatusCode::BAD_REQUEST, code: "invalid", detail: detail.into() }
 }
 

@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
+use super::clock::ClockView;
 use crate::engine::Engine;
 
 pub(super) fn routes() -> Router<Arc<Engine>> {
@@ -37,6 +38,7 @@ async fn ready(State(engine): State<Arc<Engine>>) -> Response {
         "ready": store.is_ok(),
         "store": store.err().map(|error| error.to_string()),
         "degraded": degraded,
+        "clock": ClockView::of(&engine),
     });
     (status, axum::Json(body)).into_response()
 }

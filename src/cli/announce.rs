@@ -28,6 +28,10 @@ pub fn announce(engine: &Engine, addresses: Addresses) {
     line(format!("  store        {}", store_label(&engine.config.store)));
     line(format!("  bus          {}", bus_label(engine)));
     line(format!("  executor     {}", engine.executor.describe()));
+    if engine.clock.virtual_time().is_some() {
+        let now = super::clock::moment(engine.clock.now());
+        line(format!("  clock        virtual, stands at {now} until `tripline clock advance` moves it"));
+    }
     line("");
     let triggers = engine.triggers();
     let mut routes = engine.registry.all();

@@ -20,6 +20,8 @@ use crate::store::sqlite::{SqliteSettings, SqliteStore};
 use crate::store::{DeadLetterFilter, Deploy, Redriven, Store};
 use crate::traces::{Outcome, Ring};
 
+mod on_a_virtual_clock;
+
 struct Rig {
     dispatcher: Arc<Dispatcher>,
     store: Arc<dyn Store>,

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod bus;
+mod clock;
 mod examples;
 mod jobs;
 mod limits;

@@ -119,9 +119,14 @@ impl Project {
 
     /// Starts a verb that runs the engine and waits until it is ready.
     pub async fn start(&self, verb: &str) -> Engine {
+        self.start_with(&[verb]).await
+    }
+
+    /// The same with options.
+    pub async fn start_with(&self, arguments: &[&str]) -> Engine {
         let log = std::fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
         let out = std::fs::File::options().create(true).append(true).open(self.path("out")).unwrap();
-        let child = self.command(&[verb]).stdin(Stdio::null()).stdout(out).stderr(log).spawn().unwrap();
+        let child = self.command(arguments).stdin(Stdio::null()).stdout(out).stderr(log).spawn().unwrap();
         let mut engine = Engine { child, log: self.path("log") };
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
@@ -141,6 +146,13 @@ impl Project {
     async fn try_admin(&self, path: &str) -> Result<Answer, hyper_util::client::legacy::Error> {
         let url = format!("http://127.0.0.1:{}{path}", self.admin);
         call(Request::get(url).body(Full::default()).unwrap()).await
+    }
+
+    /// Sends JSON to the admin API.
+    pub async fn post_admin(&self, path: &str, body: &str) -> Answer {
+        let request = Request::post(format!("http://127.0.0.1:{}{path}", self.admin));
+        let request = request.header("content-type", "application/json");
+        call(request.body(Full::new(Bytes::copy_from_slice(body.as_bytes()))).unwrap()).await.unwrap()
     }
 
     /// Reads the admin API.
