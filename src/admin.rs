@@ -27,6 +27,10 @@ pub use api::{
 
 pub use clock::{AdvanceRequest, AdvanceView, BusyView, ClockMode, ClockView};
 
+pub use schedules::{
+    BackfillRequest, BackfillView, InstantView, PauseRequest, PauseView, RunView, ScheduleView,
+};
+
 /// The largest request that the API takes: a message to publish, in base64, and room around it.
 const MAX_BODY_BYTES: usize = 12 << 20;
 
@@ -83,6 +87,7 @@ fn router(engine: Arc<Engine>) -> Router {
         .merge(api::routes())
         .merge(clock::routes())
         .merge(metrics::routes())
+        .merge(schedules::routes())
         .layer(middleware::from_fn_with_state((), only_local))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(engine)

@@ -19,7 +19,7 @@ use crate::engine::{Engine, Error as EngineError};
 use crate::store::{self, DeadLetterFilter, DeadLetterSummary, Redriven, TraceFilter};
 use crate::traces::TraceRow;
 
-pub(super) type App = State<Arc<Engine>>;
+pub(super) pub(super) type App = State<Arc<Engine>>;
 
 /// The most rows that one listing answers.
 const MAX_LIMIT: u32 = 1_000;
@@ -48,7 +48,7 @@ pub(super) struct Problem {
 }
 
 impl Problem {
-    fn not_found(what: &str) -> Self {
+    pub(super) fn not_found(what: &str) -> Self {
         Self { status: StatusCode::NOT_FOUND, code: "not_found", detail: format!("no such {what}") }
     }
 }
@@ -78,7 +78,7 @@ impl IntoResponse for Problem {
     }
 }
 
-pub(super) type Answer<T> = Result<Json<T>, Problem>;
+pub(super) pub(super) type Answer<T> = Result<Json<T>, Problem>;
 
 /// A page of a listing, newest first.
 #[derive(Debug, Serialize, Deserialize)]
@@ -393,7 +393,7 @@ pub struct PublishView {
     pub bytes: usize,
 }
 
-pub(super) fn invalid(detail: impl Into<String>) -> Problem {
+pub(super) pub(super) fn invalid(detail: impl Into<String>) -> Problem {
     Problem { status: StatusCode::BAD_REQUEST, code: "invalid", detail: detail.into() }
 }
 
