@@ -6,6 +6,7 @@
 mod api;
 mod clock;
 mod metrics;
+mod schedules;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,9 +28,7 @@ pub use api::{
 
 pub use clock::{AdvanceRequest, AdvanceView, BusyView, ClockMode, ClockView};
 
-pub use schedules::{
-    BackfillRequest, BackfillView, InstantView, PauseRequest, PauseView, RunView, ScheduleView,
-};
+pub use schedules::{BackfillRequest, BackfillView, InstantView, PauseRequest, PauseView, RunView, ScheduleView};
 
 /// The largest request that the API takes: a message to publish, in base64, and room around it.
 const MAX_BODY_BYTES: usize = 12 << 20;

@@ -10,7 +10,9 @@
 //! slot or dies with the process. Rows come back through `queue`; both admissions share `Dispatcher::attempt`.
 //! Whatever ends, ends in exactly one record and one count, also when the caller goes away in the middle.
 
+mod admit;
 mod dead;
+mod gates;
 pub mod ledger;
 mod outbox;
 mod queue;
@@ -20,18 +22,20 @@ pub mod slots;
 mod targets;
 #[cfg(test)]
 mod tests;
+mod waiters;
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use trigger_core::clock::{Clock, Wake};
 use trigger_core::{
-    Accepted, Answer, Binding, BoxFuture, Bus, Custody, DeadReason, Dispatch, Failure, FailureCode, InvocationContext,
-    Kind, Message, Refused, Response, Shed, SkipReason, Status,
+    Accepted, Answer, Binding, BoxFuture, Bus, Cancelled, Custody, DeadReason, Dispatch, Failure, FailureCode, Gate,
+    InvocationContext, Kind, Message, Refused, Response, Shed, SkipReason, SkippedFire, Status,
 };
 use uuid::Uuid;
 
@@ -60,6 +64,8 @@ pub struct Settings {
     pub lease: Duration,
     /// How often, in real time, the queue and the outbox are looked at when nothing wakes them.
     pub poll_interval: Duration,
+    /// How long results are kept for those who ask.
+    pub results_keep: Duration,
 }
 
 impl Default for Settings {
@@ -71,6 +77,7 @@ impl Default for Settings {
             max_depth: 16,
             lease: Duration::from_secs(30),
             poll_interval: Duration::from_secs(1),
+            results_keep: Duration::from_secs(24 * 3600),
         }
     }
 }
@@ -88,7 +95,16 @@ pub struct Dispatcher {
     ring: Arc<Ring>,
     ledger: Arc<Ledger>,
     targets: Targets,
+    gates: gates::Gates,
+    waiters: waiters::Waiters,
     held: queue::Held,
+    backlog: queue::Backlog,
+    /// A permit for each row that may be claimed beside those that are.
+    room: Arc<Semaphore>,
+    /// One look at what the store has not been told.
+    telling: tokio::sync::Mutex<()>,
+    /// What tasks are started with.
+    me: Weak<Self>,
     queue_wake: Wake,
     outbox_wake: Wake,
     /// No new event is taken.
@@ -120,8 +136,11 @@ impl Dispatcher {
     /// A dispatcher; [`run`](Self::run) lets it work on rows.
     pub fn new(settings: Settings, parts: Parts) -> Arc<Self> {
         let slots = Slots::new(settings.max_concurrency, settings.max_waiting, settings.max_wait);
-        Arc::new(Self {
+        let room = Arc::new(Semaphore::new(settings.max_concurrency.clamp(1, slots::MAX_SLOTS)));
+        Arc::new_cyclic(|me| Self {
             slots,
+            room,
+            me: me.clone(),
             settings,
             registry: parts.registry,
             versions: parts.versions,
@@ -131,7 +150,11 @@ impl Dispatcher {
             ring: parts.ring,
             ledger: Arc::default(),
             targets: Targets::default(),
+            gates: gates::Gates::default(),
+            waiters: waiters::Waiters::default(),
             held: queue::Held::default(),
+            backlog: queue::Backlog::default(),
+            telling: tokio::sync::Mutex::default(),
             queue_wake: Wake::new(&parts.clock, "the queue"),
             outbox_wake: Wake::new(&parts.clock, "the outbox"),
             clock: parts.clock,
@@ -147,6 +170,8 @@ impl Dispatcher {
         self.tasks.spawn(async move { queue.run_queue().await });
         let leases = self.clone();
         self.tasks.spawn(async move { leases.renew_leases().await });
+        let books = self.clone();
+        self.tasks.spawn(async move { books.keep_books().await });
         let outbox = self.clone();
         self.tasks.spawn(async move { outbox.run_outbox().await });
     }
@@ -159,6 +184,17 @@ impl Dispatcher {
             self.cut.cancel();
             self.tasks.wait().await;
         }
+        self.tell_ledger().await;
+    }
+
+    /// What time it is.
+    fn now(&self) -> DateTime<Utc> {
+        self.clock.now()
+    }
+
+    /// What tasks are started with.
+    fn arc(&self) -> Arc<Self> {
+        self.me.upgrade().expect("whoever calls a method holds the dispatcher")
     }
 
     /// Cuts what is under way at once.
@@ -201,7 +237,8 @@ impl Dispatcher {
 
     /// Puts a dead letter's event back in the queue.
     pub async fn redrive(&self, invocation_id: Uuid) -> store::Result<store::Redriven> {
-        let redriven = self.store.redrive(invocation_id, self.clock.now()).await?;
+        let redriven = self.store.redrive(invocation_id, self.now()).await?;
+        self.backlog.grew();
         self.queue_wake.wake();
         Ok(redriven)
     }
@@ -329,7 +366,7 @@ impl Dispatcher {
         }
         let version = running.version.clone().expect("an attempt was made");
         let first_seen = tried.first().map_or(running.invocation.received_at, |first| first.started_at);
-        let decision = self.decide(&version, running.invocation.attempt, first_seen, &failure);
+        let decision = decide(&version, &running.invocation, first_seen, self.now(), &failure);
         let this = running.failed_attempt(&failure, decision);
         match decision {
             Decision::Dead(reason) => {
@@ -365,14 +402,18 @@ impl Dispatcher {
     }
 
     /// Shutdown cut the attempt: whoever holds the event hands it out again, and the attempt is not counted.
-    async fn cut_inline(&self, running: Running<'_>) -> Answer {
+    async fn cut_inline(&self, mut running: Running<'_>) -> Answer {
         if running.invocation.custody == Custody::Engine {
             let mut invocation = running.invocation.clone();
             invocation.version = running.version.as_ref().map(|version| version.number);
             let queued =
                 QueuedInvocation { invocation, run_at: self.clock.now(), attempts: Vec::new(), redrive_count: 0 };
-            if let Err(error) = self.store.keep(queued).await {
-                tracing::error!(invocation = %running.invocation.invocation_id, "an event was lost at shutdown: {error}");
+            match self.store.keep(queued).await {
+                Ok(()) => running.kept_at_shutdown = true,
+                Err(error) => {
+                    let id = running.invocation.invocation_id;
+                    tracing::error!(invocation = %id, "an event was lost at shutdown: {error}");
+                }
             }
         }
         running.cancelled()
@@ -429,52 +470,6 @@ impl Dispatcher {
             }
         }
     }
-
-    fn decide(&self, version: &Version, attempt: u32, first_seen: DateTime<Utc>, failure: &Failure) -> Decision {
-        let age = (self.clock.now() - first_seen).to_std().unwrap_or_default();
-        retry::decide(&version.retry, attempt, age, failure, fastrand::f64())
-    }
-
-    async fn accept_queued(&self, invocation: InvocationContext) -> Result<Accepted, Refused> {
-        let _busy = self.clock.busy(|| format!("an event of {}", invocation.binding.path()));
-        let counters = self.target(&invocation.binding).counters;
-        counters.accepted();
-        let refuse = |reason: Shed, message: Cow<'static, str>| {
-            counters.shed(reason, 1);
-            Err(Refused { reason, message, retry_after: RETRY_AFTER })
-        };
-        if self.draining.is_cancelled() {
-            return refuse(Shed::ShuttingDown, "the engine is shutting down".into());
-        }
-        let Some(route) = self.target(&invocation.binding).route else {
-            return refuse(Shed::Overload, "the function is not deployed".into());
-        };
-        let definition = &route.version.load().definition;
-        if !definition.is_public && needs_caller(&invocation) {
-            return refuse(Shed::Forbidden, "the function is not public".into());
-        }
-        if invocation.payload.len() as u64 > definition.max_input_bytes {
-            let (size, limit) = (invocation.payload.len(), definition.max_input_bytes);
-            return refuse(Shed::TooLarge, format!("the payload has {size} bytes, the limit is {limit}").into());
-        }
-        let run_at = invocation.scheduled_at.unwrap_or(invocation.received_at);
-        let queued = QueuedInvocation { invocation, run_at, attempts: Vec::new(), redrive_count: 0 };
-        match self.store.accept(vec![queued]).await {
-            Ok(accepted) => {
-                let accepted = accepted[0];
-                if accepted.duplicate {
-                    counters.skipped(SkipReason::Duplicate);
-                } else {
-                    self.queue_wake.wake();
-                }
-                Ok(accepted)
-            }
-            Err(error) => {
-                counters.shed(Shed::StoreUnavailable, 1);
-                Err(store_refused(&error))
-            }
-        }
-    }
 }
 
 /// What a source is told about when to come back, where nothing better is known.
@@ -482,6 +477,21 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 fn needs_caller(invocation: &InvocationContext) -> bool {
     matches!(invocation.binding.trigger_type, Kind::Http | Kind::Websocket) && invocation.caller.is_none()
+}
+
+fn decide(
+    version: &Version,
+    invocation: &InvocationContext,
+    first_seen: DateTime<Utc>,
+    now: DateTime<Utc>,
+    failure: &Failure,
+) -> Decision {
+    let age = (now - first_seen).to_std().unwrap_or_default();
+    let policy = match invocation.terms.as_ref().and_then(|terms| terms.retry_count) {
+        None => Cow::Borrowed(&version.retry),
+        Some(retries) => Cow::Owned(retry::Policy { retries, ..version.retry.clone() }),
+    };
+    retry::decide(&policy, invocation.attempt, age, failure, fastrand::f64())
 }
 
 fn log_store(what: &str, result: store::Result<()>) {
@@ -503,7 +513,56 @@ impl Dispatch for Dispatcher {
     }
 
     fn accept(&self, invocation: InvocationContext) -> BoxFuture<'_, Result<Accepted, Refused>> {
-        Box::pin(self.accept_queued(invocation))
+        let this = self.arc();
+        Box::pin(async move { this.accept_one(invocation).await })
+    }
+
+    fn accept_all(&self, invocations: Vec<InvocationContext>) -> BoxFuture<'_, Vec<Result<Accepted, Refused>>> {
+        let this = self.arc();
+        Box::pin(async move { this.accept_many(invocations).await })
+    }
+
+    fn cancel(&self, invocation_id: Uuid) -> BoxFuture<'_, Result<Cancelled, Refused>> {
+        Box::pin(self.cancel_event(invocation_id))
+    }
+
+    fn cancel_key(&self, binding: &Binding, unique_key: &str) -> BoxFuture<'_, Result<Cancelled, Refused>> {
+        let (binding, unique_key) = (binding.clone(), unique_key.to_owned());
+        Box::pin(async move {
+            match self.store.unique_holder(binding, unique_key).await.map_err(|error| store_refused(&error))? {
+                Some(id) => self.cancel_event(id).await,
+                None => Ok(Cancelled::Unknown),
+            }
+        })
+    }
+
+    fn cancel_live(&self, binding: &Binding) -> BoxFuture<'_, Result<u64, Refused>> {
+        Box::pin(self.cancel_all(binding.clone()))
+    }
+
+    fn wait(&self, invocation_id: Uuid, at_most: Duration) -> BoxFuture<'_, Result<Option<Status>, Refused>> {
+        Box::pin(self.wait_for_end(invocation_id, at_most))
+    }
+
+    fn skip_fires(&self, skipped: Vec<SkippedFire>) -> BoxFuture<'_, Result<(), Refused>> {
+        Box::pin(async move {
+            self.store.skip_fires(skipped.clone()).await.map_err(|error| store_refused(&error))?;
+            for fire in skipped {
+                let counters = self.ledger.counters(&fire.binding);
+                counters.accepted_many(fire.count);
+                counters.kept.skipped_many(fire.reason, fire.count);
+            }
+            Ok(())
+        })
+    }
+
+    fn paused(&self, binding: &Binding) -> Option<Arc<str>> {
+        self.gates.paused(binding)
+    }
+
+    fn set_gate(&self, binding: &Binding, gate: Gate) {
+        self.gates.set(binding, gate, self.now());
+        self.queue_wake.wake();
     }
 
     fn status(&self, invocation_id: Uuid) -> BoxFuture<'_, Result<Option<Status>, Refused>> {
@@ -518,6 +577,6 @@ impl Dispatch for Dispatcher {
     fn count_shed(&self, binding: &Binding, reason: Shed, events: u64) {
         let counters = self.ledger.counters(binding);
         counters.accepted_many(events);
-        counters.shed(reason, events);
+        counters.told.shed(reason, events);
     }
 }

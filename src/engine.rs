@@ -118,13 +118,14 @@ pub struct Applied {
 }
 
 /// Opens the store.
-async fn open_store(config: &EngineConfig) -> Result<Arc<dyn Store>, store::Error> {
+async fn open_store(config: &EngineConfig, clock: &Clock) -> Result<Arc<dyn Store>, store::Error> {
     let sqlite = |place| {
         let synchronous = match config.synchronous {
             config::Synchronous::Full => sqlite::Synchronous::Full,
             config::Synchronous::Normal => sqlite::Synchronous::Normal,
         };
-        SqliteStore::open(SqliteSettings { place, synchronous }).map(|store| -> Arc<dyn Store> { Arc::new(store) })
+        SqliteStore::open(SqliteSettings { place, synchronous })
+            .map(|store| -> Arc<dyn Store> { Arc::new(store.with_clock(clock.clone())) })
     };
     match &config.store {
         StoreConfig::Memory => sqlite(Place::Memory),
@@ -167,7 +168,7 @@ impl Engine {
         sources: Sources,
     ) -> Result<Arc<Self>, Error> {
         let Sources { bus, kinds, jobs, clock } = sources;
-        let store = open_store(&config).await?;
+        let store = open_store(&config, &clock).await?;
         let executor = WasmExecutor::on(machine, Arc::new(StoredModules(store.clone())))
             .map_err(|error| Error::Executor(error.to_string()))?;
         let executor = Arc::new(executor);
@@ -186,6 +187,7 @@ impl Engine {
                 max_wait: config.max_wait,
                 max_depth: config.max_depth,
                 lease: config.lease,
+                results_keep: config.results_keep,
                 ..dispatch::Settings::default()
             },
             dispatch::Parts {
@@ -345,7 +347,8 @@ impl Engine {
             }
             let now = self.clock.now();
             let retention = Retention {
-                results_before: now - self.config.results_keep,
+                results_before: now,
+                fires_before: now - FIRES_KEPT,
                 traces_before: now - self.config.traces.keep,
                 traces_max_rows: self.config.traces.max_rows,
                 keys_before: now - KEYS_KEPT,
@@ -361,6 +364,9 @@ impl Engine {
         }
     }
 }
+
+/// How long the fires of schedules are kept.
+const FIRES_KEPT: chrono::TimeDelta = chrono::TimeDelta::days(30);
 
 /// How long an event's key is remembered: a duplicate that comes later is a new event.
 const KEYS_KEPT: chrono::TimeDelta = chrono::TimeDelta::days(7);

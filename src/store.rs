@@ -29,10 +29,6 @@ mod conformance;
 )]
 pub mod postgres;
 mod queued;
-#[allow(
-    clippy::disallowed_methods,
-    reason = "the drivers stamp rows by the machine's clock; what is due is asked with a moment"
-)]
 pub mod sqlite;
 #[allow(
     clippy::disallowed_methods,
@@ -344,11 +340,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Takes back an event that has not ended: one that waits is removed and kept as cancelled until `keep_until`; one
     /// that runs is marked, and whoever renews its claim is told.
-    fn cancel(
-        &self,
-        invocation_id: Uuid,
-        keep_until: Option<DateTime<Utc>>,
-    ) -> BoxFuture<'_, Result<Cancelled>>;
+    fn cancel(&self, invocation_id: Uuid, keep_until: Option<DateTime<Utc>>) -> BoxFuture<'_, Result<Cancelled>>;
 
     /// The invocation that holds a trigger's unique key.
     fn unique_holder(&self, binding: Binding, unique_key: String) -> BoxFuture<'_, Result<Option<Uuid>>>;
@@ -381,7 +373,7 @@ pub trait Store: Send + Sync + 'static {
     /// The fires of a trigger, newest first.
     fn fires(&self, binding: Binding, filter: FireFilter) -> BoxFuture<'_, Result<Vec<FireRow>>>;
 
-    /// When the next unclaimed row that is not behind another is due.
+    /// When the next row that waits for its moment is due. Those that are due already are not looked at.
     fn next_due(&self) -> BoxFuture<'_, Result<Option<DateTime<Utc>>>>;
 
     /// Ends when another engine on the same store has made rows due, or may have. It is a hint: whoever waits for rows

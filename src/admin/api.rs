@@ -19,7 +19,7 @@ use crate::engine::{Engine, Error as EngineError};
 use crate::store::{self, DeadLetterFilter, DeadLetterSummary, Redriven, TraceFilter};
 use crate::traces::TraceRow;
 
-pub(super) pub(super) type App = State<Arc<Engine>>;
+pub(super) type App = State<Arc<Engine>>;
 
 /// The most rows that one listing answers.
 const MAX_LIMIT: u32 = 1_000;
@@ -78,7 +78,7 @@ impl IntoResponse for Problem {
     }
 }
 
-pub(super) pub(super) type Answer<T> = Result<Json<T>, Problem>;
+pub(super) type Answer<T> = Result<Json<T>, Problem>;
 
 /// A page of a listing, newest first.
 #[derive(Debug, Serialize, Deserialize)]
@@ -278,6 +278,9 @@ pub struct InvocationView {
     pub body: Option<String>,
     /// Why it was given up on.
     pub reason: Option<String>,
+    /// How far it has come, where it says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<trigger_core::Progress>,
 }
 
 async fn invocation(State(engine): App, Path(invocation_id): Path<Uuid>) -> Answer<InvocationView> {
@@ -294,13 +297,17 @@ async fn invocation(State(engine): App, Path(invocation_id): Path<Uuid>) -> Answ
         run_at: None,
         body: None,
         reason: None,
+        progress: None,
     };
     match status.state {
         StatusState::Queued { run_at } => {
             view.state = "queued".to_owned();
             view.run_at = Some(run_at);
         }
-        StatusState::Running => view.state = "running".to_owned(),
+        StatusState::Running { progress } => {
+            view.state = "running".to_owned();
+            view.progress = progress;
+        }
         StatusState::Ok { body, .. } => {
             view.state = "ok".to_owned();
             view.body = Some(match std::str::from_utf8(&body) {
@@ -312,6 +319,7 @@ async fn invocation(State(engine): App, Path(invocation_id): Path<Uuid>) -> Answ
             view.state = "dead".to_owned();
             view.reason = Some(reason.as_str().to_owned());
         }
+        StatusState::Cancelled => view.state = "cancelled".to_owned(),
     }
     Ok(Json(view))
 }
@@ -393,7 +401,7 @@ pub struct PublishView {
     pub bytes: usize,
 }
 
-pub(super) pub(super) fn invalid(detail: impl Into<String>) -> Problem {
+pub(super) fn invalid(detail: impl Into<String>) -> Problem {
     Problem { status: StatusCode::BAD_REQUEST, code: "invalid", detail: detail.into() }
 }
 

@@ -247,7 +247,9 @@ async fn backfill(
     }
     let instants = timetable.between(from - TimeDelta::nanoseconds(1), to, MAX_INSTANTS + 1);
     if instants.len() > MAX_INSTANTS {
-        return Err(invalid(format!("more than {MAX_INSTANTS} instants lie between {from} and {to}: take it in parts")));
+        return Err(invalid(format!(
+            "more than {MAX_INSTANTS} instants lie between {from} and {to}: take it in parts"
+        )));
     }
     let made = made(&engine, &row.binding, from, to).await?;
     let (before, wanted): (Vec<_>, Vec<_>) = instants.into_iter().partition(|instant| made.contains(instant));

@@ -82,7 +82,8 @@ async fn list(client: &Client) -> anyhow::Result<()> {
 async fn next(next: Next) -> anyhow::Result<()> {
     let Some(name) = &next.name else { bail!("name a trigger, or give a --schedule") };
     let client = Client::new(&next.remote)?;
-    let query = query(&[("count", Some(next.count.to_string())), ("after", next.after.map(|after| after.to_rfc3339()))]);
+    let query =
+        query(&[("count", Some(next.count.to_string())), ("after", next.after.map(|after| after.to_rfc3339()))]);
     let instants: Listing<InstantView> = client.get(&format!("{}{query}", path(name, "next"))).await?;
     tell(&instants, client.json)
 }

@@ -2,24 +2,108 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use parking_lot::Mutex;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
-use trigger_core::{DeadReason, Failure, FailureCode};
+use trigger_core::{DeadReason, Failure, FailureCode, Response, Status, StatusState};
 use uuid::Uuid;
 
-use super::Dispatcher;
 use super::retry::Decision;
 use super::running::Running;
+use super::{Dispatcher, decide};
 use crate::functions::{Route, Version};
-use crate::store::{self, Claimed, Settle};
+use crate::store::{self, Claim, ClaimRequest, Claimed, FailedAttempt, Pause, Settle};
 
 /// Rows claimed at once.
 const BATCH: usize = 256;
 
-/// Rows that this engine holds: their claims' tokens, and what cuts them when a claim is lost.
-pub(super) type Held = parking_lot::Mutex<HashMap<Uuid, (Uuid, CancellationToken)>>;
+/// Rows that this engine holds.
+#[derive(Default)]
+pub(super) struct Held {
+    rows: Mutex<HashMap<Uuid, HeldRow>>,
+}
+
+struct HeldRow {
+    claim: Claim,
+    /// Another engine has the claim: whatever is done now is done in vain.
+    lost: CancellationToken,
+    /// Somebody wants the event cancelled.
+    cancel: CancellationToken,
+}
+
+impl Held {
+    fn add(&self, claim: Claim) -> (CancellationToken, CancellationToken) {
+        let (lost, cancel) = (CancellationToken::new(), CancellationToken::new());
+        let row = HeldRow { claim, lost: lost.clone(), cancel: cancel.clone() };
+        self.rows.lock().insert(claim.invocation_id, row);
+        (lost, cancel)
+    }
+
+    fn remove(&self, claim: Claim) {
+        let mut rows = self.rows.lock();
+        // Its lease may have run out and the row been claimed anew, by this very engine.
+        if rows.get(&claim.invocation_id).is_some_and(|row| row.claim == claim) {
+            rows.remove(&claim.invocation_id);
+        }
+    }
+
+    /// Cuts a row's attempt because the event is to be cancelled, if this engine runs it.
+    pub(super) fn cancel(&self, id: Uuid) {
+        if let Some(row) = self.rows.lock().get(&id) {
+            row.cancel.cancel();
+        }
+    }
+
+    fn lose(&self, claim: Claim) {
+        if let Some(row) = self.rows.lock().get(&claim.invocation_id).filter(|row| row.claim == claim) {
+            row.lost.cancel();
+        }
+    }
+
+    fn claims(&self) -> Vec<Claim> {
+        self.rows.lock().values().map(|row| row.claim).collect()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.rows.lock().is_empty()
+    }
+}
+
+/// Whether rows wait that are due, as far as this engine knows. New ones must not overtake them.
+#[derive(Default)]
+pub(super) struct Backlog {
+    /// Rows that were added without being claimed, ever.
+    added: AtomicU64,
+    /// How many of them there were when a look at the queue last found nothing left.
+    seen: AtomicU64,
+    looked: std::sync::atomic::AtomicBool,
+}
+
+impl Backlog {
+    /// A row was added and not claimed.
+    pub(super) fn grew(&self) {
+        self.added.fetch_add(1, Ordering::Release);
+    }
+
+    fn before_look(&self) -> u64 {
+        self.added.load(Ordering::Acquire)
+    }
+
+    /// A look that began when `before` rows had been added found everything, or left some.
+    fn after_look(&self, before: u64, found_all: bool) {
+        self.seen.store(before, Ordering::Release);
+        self.looked.store(found_all, Ordering::Release);
+    }
+
+    /// Whether nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.looked.load(Ordering::Acquire) && self.seen.load(Ordering::Acquire) == self.added.load(Ordering::Acquire)
+    }
+}
 
 impl Dispatcher {
     /// Claims and starts rows until drained.
@@ -28,14 +112,10 @@ impl Dispatcher {
         while !self.draining.is_cancelled() {
             // Armed before the look, so that a row added behind the look wakes us.
             let (woken, heard) = (self.queue_wake.armed(), self.store.woken());
-            let room = self.settings.max_concurrency.saturating_sub(self.held.lock().len()).min(BATCH);
-            let claimed = if room == 0 { Vec::new() } else { self.claim(room).await };
-            if claimed.len() == room && room > 0 {
-                self.start(claimed);
+            if self.claim_and_start().await {
                 continue;
             }
-            self.start(claimed);
-            let next = self.next_due().await;
+            let next = self.next_look().await;
             tokio::select! {
                 () = woken => {}
                 () = heard => {}
@@ -46,48 +126,88 @@ impl Dispatcher {
         }
     }
 
-    async fn claim(&self, room: usize) -> Vec<Claimed> {
-        match self.store.claim(self.clock.now(), self.clock.after(self.settings.lease), room as u32).await {
-            Ok(claimed) => claimed,
+    /// Claims what there is room for and starts it; `true` if there may be more.
+    async fn claim_and_start(self: &Arc<Self>) -> bool {
+        let mut permits: Vec<OwnedSemaphorePermit> = Vec::new();
+        while permits.len() < BATCH
+            && let Ok(permit) = self.room.clone().try_acquire_owned()
+        {
+            permits.push(permit);
+        }
+        if permits.is_empty() {
+            return false;
+        }
+        let (room, before) = (permits.len(), self.backlog.before_look());
+        let claimed = self.claim(room).await;
+        let all = claimed.as_ref().is_some_and(|claimed| claimed.len() < room);
+        self.backlog.after_look(before, all);
+        let claimed = claimed.unwrap_or_default();
+        let full = claimed.len() == room;
+        for (row, permit) in claimed.into_iter().zip(permits) {
+            self.start(row, permit);
+        }
+        full
+    }
+
+    /// `None` if the store could not be read.
+    async fn claim(&self, room: usize) -> Option<Vec<Claimed>> {
+        let now = self.now();
+        let lease_until = now + self.settings.lease;
+        let request = ClaimRequest { now, lease_until, limit: room as u32, limits: self.gates.limits(now) };
+        match self.store.claim(request).await {
+            Ok(claimed) => Some(claimed),
             Err(error) => {
                 tracing::warn!("cannot read the queue: {error}");
-                Vec::new()
+                None
             }
         }
     }
 
-    /// When the next row is due; the table is looked at every `poll_interval` all the same.
-    async fn next_due(&self) -> Option<DateTime<Utc>> {
+    /// When the next row is due, or a rate allows more; the table is looked at every `poll_interval` all the same. What
+    /// is due already but was not claimed waits for room: an attempt that ends wakes us.
+    async fn next_look(&self) -> Option<DateTime<Utc>> {
         let next = self.store.next_due().await.ok().flatten();
-        // What is due already but was not claimed waits for room: an attempt that ends wakes us.
-        next.filter(|next| *next > self.clock.now())
+        let token = self.gates.next_token().map(|wait| self.clock.after(wait));
+        [next, token].into_iter().flatten().min()
     }
 
-    fn start(self: &Arc<Self>, claimed: Vec<Claimed>) {
-        for row in claimed {
-            let lost = CancellationToken::new();
-            let (id, token) = (row.queued.invocation.invocation_id, row.token);
-            self.held.lock().insert(id, (token, lost.clone()));
-            let dispatcher = self.clone();
-            let busy = self.clock.busy(|| "a claimed row".to_owned());
-            self.tasks.spawn(async move {
-                tokio::select! {
-                    () = dispatcher.run_row(row) => {}
-                    () = lost.cancelled() => tracing::warn!(invocation = %id, "a claim was lost, its attempt is cut"),
+    /// Runs a claimed row in a task of its own.
+    pub(super) fn start(self: &Arc<Self>, row: Claimed, permit: OwnedSemaphorePermit) {
+        let claim = row.claim;
+        let (lost, cancel) = self.held.add(claim);
+        let binding = row.queued.invocation.binding.clone();
+        let gated = self.gates.began(&binding);
+        let dispatcher = self.clone();
+        let busy = self.clock.busy(|| "a claimed row".to_owned());
+        self.tasks.spawn(async move {
+            let id = claim.invocation_id;
+            tokio::select! {
+                biased;
+                () = dispatcher.run_row(row) => {}
+                () = lost.cancelled() => tracing::warn!(invocation = %id, "a claim was lost, its attempt is cut"),
+                () = cancel.cancelled() => {
+                    let keep_until = Some(dispatcher.now() + dispatcher.settings.results_keep);
+                    if dispatcher.settle(claim, Settle::Cancelled { keep_until }).await {
+                        dispatcher.ledger.counters(&binding).kept.cancelled();
+                        dispatcher.ended_cancelled(id, &binding);
+                    }
                 }
-                let mut held = dispatcher.held.lock();
-                // Its lease may have run out and the row been claimed anew, by this very engine.
-                if held.get(&id).is_some_and(|(now, _)| *now == token) {
-                    held.remove(&id);
-                }
-                drop(held);
+            }
+            dispatcher.held.remove(claim);
+            if gated {
+                dispatcher.gates.ended(&binding);
+            }
+            drop(permit);
+            // Its room, its gate or its ordering key may be what others wait for.
+            if gated || claim.ordered || !dispatcher.backlog.is_empty() {
                 dispatcher.queue_wake.wake();
-                drop(busy);
-            });
-        }
+            }
+            drop(busy);
+        });
     }
 
-    /// Prolongs the claims of everything under way. A claim that another engine has taken is cut here.
+    /// Prolongs the claims of everything under way. A claim that another engine has taken is cut here, and so is one
+    /// that is to be cancelled.
     pub(super) async fn renew_leases(self: Arc<Self>) {
         let interval = self.settings.lease / 3;
         // A virtual clock is never moved while a row is held, and need not stop for leases that nobody has.
@@ -97,19 +217,18 @@ impl Dispatcher {
                 () = sleeper.pause(interval) => {}
                 () = self.settled() => return,
             }
-            let claims: Vec<(Uuid, Uuid)> = self.held.lock().iter().map(|(id, (token, _))| (*id, *token)).collect();
+            let claims = self.held.claims();
             if claims.is_empty() {
                 continue;
             }
-            match self.store.renew(claims.clone(), self.clock.after(self.settings.lease)).await {
-                Ok(kept) => {
-                    let held = self.held.lock();
-                    for (id, token) in claims.iter().filter(|(id, _)| !kept.contains(id)) {
-                        // It may have been settled since, or claimed anew.
-                        if let Some((_, lost)) = held.get(id).filter(|(now, _)| now == token) {
-                            lost.cancel();
-                        }
-                    }
+            match self.store.renew(claims.clone(), self.now() + self.settings.lease).await {
+                Ok(renewed) => {
+                    renewed.cancel.into_iter().for_each(|id| self.held.cancel(id));
+                    // It may have been settled since, or claimed anew.
+                    claims
+                        .into_iter()
+                        .filter(|claim| !renewed.held.contains(&claim.invocation_id))
+                        .for_each(|claim| self.held.lose(claim));
                 }
                 Err(error) => tracing::warn!("cannot renew leases: {error}"),
             }
@@ -119,112 +238,180 @@ impl Dispatcher {
     /// Ends when the engine drains and no row is held any more.
     async fn settled(&self) {
         self.draining.cancelled().await;
-        while !self.held.lock().is_empty() {
+        while !self.held.is_empty() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
+    /// Keeps what this engine knows of pauses, and what the store knows of counts, up to date.
+    pub(super) async fn keep_books(self: Arc<Self>) {
+        loop {
+            self.learn_pauses().await;
+            tokio::select! {
+                () = tokio::time::sleep(self.settings.poll_interval) => {}
+                () = self.draining.cancelled() => return,
+            }
+            self.tell_ledger().await;
+        }
+    }
+
+    /// Reads which triggers are paused.
+    pub async fn learn_pauses(&self) {
+        match self.store.paused().await {
+            Ok(pauses) => self.gates.learn(pauses),
+            Err(error) => tracing::debug!("pauses cannot be read now: {error}"),
+        }
+    }
+
+    /// Tells the store what never was in the queue.
+    pub async fn tell_ledger(&self) {
+        let _one_at_a_time = self.telling.lock().await;
+        let tallies = self.ledger.untold();
+        if tallies.is_empty() {
+            return;
+        }
+        match self.store.tally(tallies.clone()).await {
+            Ok(()) => self.ledger.tell(&tallies),
+            Err(error) => tracing::debug!("the ledger cannot be written now: {error}"),
+        }
+    }
+
     async fn run_row(&self, row: Claimed) {
-        let Claimed { queued, token } = row;
+        let Claimed { queued, claim } = row;
         let mut invocation = queued.invocation;
         // The row's wait is told by `run_at`; phases begin here.
         invocation.received = Instant::now();
-        let id = invocation.invocation_id;
         let counters = self.ledger.counters(&invocation.binding);
-        let mut running = Running::from_row(self, counters, invocation);
-        let (route, version) = match self.version_for(&running).await {
+        let mut row = Row {
+            running: Running::from_row(self, counters, invocation),
+            claim,
+            attempts: queued.attempts,
+            redrives: queued.redrive_count,
+        };
+        let id = claim.invocation_id;
+        let (route, version) = match self.version_for(&row.running).await {
             Ok(found) => found,
             Err(NoVersion::Unavailable(error)) => {
                 tracing::warn!(invocation = %id, "a row's version cannot be read now: {error}");
-                self.settle(id, token, Settle::HandBack).await;
-                running.cancelled();
-                return;
+                return self.hand_back(row).await;
             }
             Err(NoVersion::Unknown(message)) => {
                 let failure = Failure::new(FailureCode::HostError, message).permanent();
-                let reason = DeadReason::Incompatible;
-                let invocation = running.invocation.clone();
-                let dead = self.dead_letter(invocation, None, queued.attempts, reason, &failure, queued.redrive_count);
-                if self.settle(id, token, Settle::Dead(dead)).await {
-                    running.dead(reason, failure);
-                }
-                return;
+                return self.give_up(row, None, DeadReason::Incompatible, failure).await;
             }
         };
-        if running.invocation.depth > self.settings.max_depth {
-            let (reason, failure) = (DeadReason::DepthExceeded, self.too_deep(&running.invocation));
-            let invocation = running.invocation.clone();
-            let dead =
-                self.dead_letter(invocation, Some(&version), queued.attempts, reason, &failure, queued.redrive_count);
-            if self.settle(id, token, Settle::Dead(dead)).await {
-                running.dead(reason, failure);
-            }
-            return;
+        if row.running.invocation.depth > self.settings.max_depth {
+            let failure = self.too_deep(&row.running.invocation);
+            return self.give_up(row, Some(version), DeadReason::DepthExceeded, failure).await;
         }
         // A row waits for its slot as long as it takes: it is kept, and its claim is renewed.
         let Some(slot) = self.slots.acquire_patiently(&route.slots, &self.draining).await else {
-            self.settle(id, token, Settle::HandBack).await;
-            running.cancelled();
-            return;
+            return self.hand_back(row).await;
         };
-        running.wait = running.invocation.received.elapsed();
-        running.version = Some(version.clone());
-        let result = self.attempt(&mut running, slot).await;
-        running.settle_began = Some(Instant::now());
+        if let Some(expires_at) = row.expires_at()
+            && self.now() > expires_at
+        {
+            let message = format!("its time was over at {expires_at}, before this attempt could begin");
+            let failure = Failure::new(FailureCode::Timeout, message).permanent();
+            return self.give_up(row, Some(version), DeadReason::AgeExceeded, failure).await;
+        }
+        row.running.wait = row.running.invocation.received.elapsed();
+        row.running.version = Some(version.clone());
+        let result = self.attempt(&mut row.running, slot).await;
+        row.running.settle_began = Some(Instant::now());
         match result {
-            None => {
-                self.settle(id, token, Settle::HandBack).await;
-                running.cancelled();
+            None => self.hand_back(row).await,
+            Some(Ok(response)) => self.complete(row, response).await,
+            Some(Err(failure)) => self.failed_row(row, version, failure).await,
+        }
+    }
+
+    async fn hand_back(&self, row: Row<'_>) {
+        self.settle(row.claim, Settle::HandBack).await;
+        row.running.cancelled();
+    }
+
+    async fn complete(&self, mut row: Row<'_>, response: Response) {
+        let effects = std::mem::take(&mut row.running.effects);
+        let published = !effects.is_empty();
+        let ttl = row.running.invocation.terms.as_ref().and_then(|terms| terms.result_ttl_seconds);
+        let ttl = ttl.map_or(self.settings.results_keep, |seconds| Duration::from_secs(seconds.into()));
+        let keep_until = (!ttl.is_zero()).then(|| self.now() + ttl);
+        let settle = Settle::Ok { response: response.clone(), keep_until, effects, events: Vec::new() };
+        if self.settle(row.claim, settle).await {
+            let (binding, attempts) = (row.running.invocation.binding.clone(), row.running.invocation.attempt);
+            self.waiters.ended(row.claim.invocation_id, || Status {
+                binding: (*binding).clone(),
+                attempts,
+                state: StatusState::Ok { body: response.body.clone(), http: response.http.clone() },
+            });
+            row.running.ok(response);
+        }
+        if published {
+            self.outbox_wake.wake();
+        }
+    }
+
+    async fn failed_row(&self, mut row: Row<'_>, version: Arc<Version>, failure: Failure) {
+        // A redriven event is given its whole age again.
+        let first_try = row.attempts.first().map(|first| first.started_at);
+        let received_at = row.running.invocation.received_at;
+        let first_seen = if row.redrives > 0 { first_try.unwrap_or_else(|| self.now()) } else { received_at };
+        let mut decision = decide(&version, &row.running.invocation, first_seen, self.now(), &failure);
+        if let (Decision::Retry(delay), Some(expires_at)) = (decision, row.expires_at())
+            && self.now() + delay > expires_at
+        {
+            decision = Decision::Dead(DeadReason::AgeExceeded);
+        }
+        let attempt = row.running.failed_attempt(&failure, decision);
+        match decision {
+            Decision::Retry(delay) => {
+                let run_at = self.clock.after(delay);
+                if self.settle(row.claim, Settle::Retry { run_at, attempt }).await {
+                    row.running.retry(delay, failure);
+                    // Its own task woke the queue before the row was due: the next look must know when that is.
+                    self.queue_wake.wake();
+                }
             }
-            Some(Ok(response)) => {
-                let effects = std::mem::take(&mut running.effects);
-                let published = !effects.is_empty();
-                if self.settle(id, token, Settle::Ok { response: response.clone(), effects }).await {
-                    running.ok(response);
-                }
-                if published {
-                    self.outbox_wake.wake();
-                }
-            }
-            Some(Err(failure)) => {
-                // A redriven event is given its whole age again.
-                let redriven = queued.redrive_count > 0;
-                let first_try = queued.attempts.first().map(|first| first.started_at);
-                let first_seen = if redriven {
-                    first_try.unwrap_or_else(|| self.clock.now())
-                } else {
-                    running.invocation.received_at
-                };
-                let decision = self.decide(&version, running.invocation.attempt, first_seen, &failure);
-                let attempt = running.failed_attempt(&failure, decision);
-                match decision {
-                    Decision::Retry(delay) => {
-                        let run_at = self.clock.after(delay);
-                        if self.settle(id, token, Settle::Retry { run_at, attempt }).await {
-                            running.retry(delay, failure);
-                        }
-                    }
-                    Decision::Dead(reason) => {
-                        let mut attempts = queued.attempts;
-                        attempts.push(attempt);
-                        let invocation = running.invocation.clone();
-                        let redrives = queued.redrive_count;
-                        let dead = self.dead_letter(invocation, Some(&version), attempts, reason, &failure, redrives);
-                        if self.settle(id, token, Settle::Dead(dead)).await {
-                            running.dead(reason, failure);
-                            self.outbox_wake.wake();
-                        }
-                    }
-                }
+            Decision::Dead(reason) => {
+                row.attempts.push(attempt);
+                self.give_up(row, Some(version), reason, failure).await;
             }
         }
     }
 
+    /// Settles a row as dead.
+    async fn give_up(&self, row: Row<'_>, version: Option<Arc<Version>>, reason: DeadReason, failure: Failure) {
+        let Row { running, claim, attempts, redrives } = row;
+        let (invocation, made) = (running.invocation.clone(), running.invocation.attempt);
+        let binding = invocation.binding.clone();
+        let dead = self.dead_letter(invocation, version.as_deref(), attempts, reason, &failure, redrives);
+        if !self.settle(claim, Settle::Dead(dead)).await {
+            return;
+        }
+        self.waiters.ended(claim.invocation_id, || Status {
+            binding: (*binding).clone(),
+            attempts: made,
+            state: StatusState::Dead { reason, failure: failure.clone() },
+        });
+        if self.gates.get(&binding).pause_on_failure {
+            let note = format!("invocation {} was given up on: {reason}", claim.invocation_id);
+            let pause = Pause { since: self.now(), note };
+            match self.store.pause((*binding).clone(), Some(pause)).await {
+                Ok(_) => self.learn_pauses().await,
+                Err(error) => tracing::error!(trigger = %binding.path(), "cannot be paused after a failure: {error}"),
+            }
+        }
+        running.dead(reason, failure);
+        self.outbox_wake.wake();
+    }
+
     /// Settles a claim, waiting for the store if it must. `false` if the claim was lost: another engine has the row.
-    async fn settle(&self, id: Uuid, token: Uuid, settle: Settle) -> bool {
+    async fn settle(&self, claim: Claim, settle: Settle) -> bool {
+        let id = claim.invocation_id;
         let mut delay = Duration::from_millis(50);
         loop {
-            match self.store.settle(id, token, settle.clone()).await {
+            match self.store.settle(claim, settle.clone()).await {
                 Ok(true) => return true,
                 Ok(false) => {
                     tracing::warn!(invocation = %id, "a late settle changed nothing: the lease had run out");
@@ -269,6 +456,22 @@ impl Dispatcher {
             Ok(None) => Err(NoVersion::Unknown(format!("version {pinned} of the function is gone"))),
             Err(error) => Err(NoVersion::Unavailable(error)),
         }
+    }
+}
+
+/// A row under way.
+struct Row<'a> {
+    running: Running<'a>,
+    claim: Claim,
+    /// Those that failed before.
+    attempts: Vec<FailedAttempt>,
+    redrives: u32,
+}
+
+impl Row<'_> {
+    /// When no attempt may begin any more, where the event itself says so.
+    fn expires_at(&self) -> Option<DateTime<Utc>> {
+        self.running.invocation.terms.as_ref()?.expires_at
     }
 }
 

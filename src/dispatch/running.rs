@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use trigger_core::clock::Busy;
-use trigger_core::{Answer, DeadReason, Failure, InvocationContext, Message, Response, Shed, SkipReason};
+use trigger_core::{Answer, Custody, DeadReason, Failure, InvocationContext, Message, Response, Shed, SkipReason};
 
-use super::ledger::Counters;
+use super::ledger::{Counters, Outcomes};
 use super::retry::Decision;
 use super::{Dispatcher, RETRY_AFTER};
 use crate::functions::Version;
@@ -33,6 +33,8 @@ pub(super) struct Running<'a> {
     pub(super) effects: Vec<Message>,
     pub(super) detail: Option<Box<crate::executor::Detail>>,
     pub(super) ended: bool,
+    /// Whether a shutdown cut it and it was put in the queue.
+    pub(super) kept_at_shutdown: bool,
     /// A virtual clock stands still meanwhile.
     _busy: Busy,
 }
@@ -60,6 +62,7 @@ impl<'a> Running<'a> {
             effects: Vec::new(),
             detail: None,
             ended: false,
+            kept_at_shutdown: false,
             _busy: busy,
         }
     }
@@ -86,20 +89,33 @@ impl<'a> Running<'a> {
         }
     }
 
+    /// Where its end is counted: by the store's own transaction, here, or nowhere because its source has it still.
+    fn outcomes(&self) -> &Outcomes {
+        if self.queued { &self.counters.kept } else { &self.counters.told }
+    }
+
+    /// The same for an end that leaves the event where it came from, if somebody has it there.
+    fn outcomes_of_returned(&self) -> &Outcomes {
+        // A row that was handed back is there still; so is what was cut and kept at a shutdown.
+        let returned = self.queued || self.kept_at_shutdown || self.invocation.custody == Custody::Source;
+        if returned { &self.counters.returned } else { &self.counters.told }
+    }
+
     pub(super) fn ok(mut self, response: Response) -> Answer {
-        self.counters.ok();
+        self.outcomes().ok();
         self.end(Outcome::Ok, response.body.len() as u64, None);
         Answer::Ok(response)
     }
 
     pub(super) fn failed(mut self, failure: Failure) -> Answer {
-        self.counters.failed(failure.code);
+        self.outcomes().failed(failure.code);
         self.end(Outcome::Failed, 0, Some((failure.clone(), None)));
         Answer::Failed(failure)
     }
 
     pub(super) fn dead(mut self, reason: DeadReason, failure: Failure) -> Answer {
-        self.counters.dead(reason);
+        // Dead letters are counted where they are kept.
+        self.counters.kept.dead(reason);
         self.end(Outcome::Dead(reason), 0, Some((failure.clone(), None)));
         Answer::Dead { reason, failure }
     }
@@ -111,19 +127,19 @@ impl<'a> Running<'a> {
     }
 
     pub(super) fn shed(mut self, reason: Shed) -> Answer {
-        self.counters.shed(reason, 1);
+        self.outcomes_of_returned().shed(reason, 1);
         self.end(Outcome::Shed(reason), 0, None);
         Answer::Shed { reason, retry_after: RETRY_AFTER }
     }
 
     pub(super) fn skipped(mut self, reason: SkipReason) -> Answer {
-        self.counters.skipped(reason);
+        self.outcomes().skipped(reason);
         self.end(Outcome::Skipped(reason), 0, None);
         Answer::Skipped(reason)
     }
 
     pub(super) fn cancelled(mut self) -> Answer {
-        self.counters.cancelled();
+        self.outcomes_of_returned().cancelled();
         self.end(Outcome::Cancelled, 0, None);
         Answer::Cancelled
     }
@@ -183,7 +199,7 @@ impl<'a> Running<'a> {
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         if !self.ended {
-            self.counters.cancelled();
+            self.outcomes_of_returned().cancelled();
             self.end(Outcome::Cancelled, 0, None);
         }
     }

@@ -4,22 +4,30 @@
 //! with the driver.
 
 mod dead;
+mod fires;
 mod functions;
 mod history;
+mod ledger;
 mod make;
 mod model;
+mod order;
 mod queue;
+mod unique;
 
 use std::sync::Arc;
 
 use super::Store;
 
 pub(super) use dead::*;
+pub(super) use fires::*;
 pub(super) use functions::*;
 pub(super) use history::*;
+pub(super) use ledger::*;
 pub(super) use make::*;
 pub(super) use model::*;
+pub(super) use order::*;
 pub(super) use queue::*;
+pub(super) use unique::*;
 
 type Shared = Arc<dyn Store>;
 
@@ -55,7 +63,26 @@ macro_rules! suite {
             the_last_schedule_is_the_newest_and_is_not_pruned,
             traces_are_filtered_and_paged_without_loss,
             old_rows_are_pruned_in_bounded_steps,
-            the_next_due_row_is_an_unclaimed_one,
+            the_next_due_row_is_the_first_that_waits,
+            events_of_a_key_run_one_after_another_in_their_order,
+            an_ordering_key_holds_up_nobody_else,
+            racing_workers_keep_the_order_of_every_key,
+            a_full_ordering_key_skips,
+            priority_is_paid_in_waiting_time,
+            namespaces_and_triggers_share_what_is_claimed,
+            limits_and_pauses_close_triggers,
+            a_lease_that_comes_along_claims_what_can_run,
+            a_unique_key_is_held_as_long_as_its_scope_says,
+            a_waiting_event_is_replaced_and_a_running_one_is_not,
+            concurrent_holders_of_a_unique_key_are_one,
+            what_waits_is_cancelled_and_what_runs_is_asked,
+            progress_is_told_while_the_claim_holds,
+            a_full_backlog_takes_no_more_and_knows_its_duplicates,
+            the_queue_is_listed_in_pages,
+            the_ledger_balances_whatever_happens,
+            the_ledger_is_one_snapshot_while_others_write,
+            a_moment_fires_once_made_or_not,
+            fires_are_listed_with_their_reasons,
             random_operations_agree_with_a_model,
         );
     };

@@ -4,8 +4,10 @@
 //! two engines could do at once is one statement, or takes a lock of the database. Operations are set-based: accepts and
 //! settles that arrive together share a statement and a commit (`gather`).
 //!
-//! Three decisions that a reader would question:
+//! Four decisions that a reader would question:
 //!
+//! - A step is one statement, and a commit of its own, wherever rows need no agreement with others. Ordering and unique
+//!   keys do: what is said of them is decided in transactions, under advisory locks of the keys (`lock`, `decide`).
 //! - Statements name no schema: each connection's `search_path` is the store's schema alone. Their text is then fixed,
 //!   and so are the plans that connections keep. A pooler between engine and server must keep sessions.
 //! - `NOTIFY` is sent behind the commits and not in them (`listen`): in them, it would make all commits of the server
@@ -13,20 +15,33 @@
 //! - An operation whose connection breaks is not repeated here, since it may have been done. Its caller is told
 //!   `Unavailable` and knows whether to try again. One that the server undid to resolve a conflict is repeated.
 
+// Those that define macros come before those that use them.
 #[macro_use]
 mod work;
+#[macro_use]
+mod ledger;
+#[macro_use]
+mod fires;
+#[macro_use]
+mod cancel;
 
+mod accept;
 mod attempts;
+mod bindings;
+mod claim;
 mod column;
 mod dead;
+mod decide;
 mod due;
 mod error;
 mod functions;
 mod gather;
+mod list;
 mod listen;
+mod lock;
 mod outbox;
 mod prune;
-mod queue;
+mod row;
 mod schema;
 mod settings;
 mod settle;
@@ -44,7 +59,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{Connection as _, PgConnection};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
-use trigger_core::{Accepted, Binding, BoxFuture, Message, Status};
+use trigger_core::{Binding, BoxFuture, Cancelled, Message, Progress, SkippedFire, Status};
 use uuid::Uuid;
 
 use self::error::Fail;
@@ -53,9 +68,10 @@ pub use self::settings::{ParseError, PostgresSettings};
 use self::settle::Ending;
 use self::work::Core;
 use super::{
-    Claimed, DeadLetter, DeadLetterFilter, DeadLetterSummary, Deploy, Deployed, Depths, Error, FailedAttempt,
-    FunctionRow, KeptDeadLetter, OutboxRow, QueuedInvocation, Redriven, Result, Retention, Settle, Store, TraceFilter,
-    VersionRow,
+    Accept, Admitted, BlockedKey, Claim, ClaimRequest, Claimed, DeadLetter, DeadLetterFilter, DeadLetterSummary,
+    Deploy, Deployed, Depths, Error, FailedAttempt, FireFilter, FireRow, FunctionRow, KeptDeadLetter, LedgerRow,
+    OutboxRow, Pause, QueueFilter, QueueRow, QueuedInvocation, Redriven, Renewed, Result, Retention, Settle, Store,
+    Tally, TraceFilter, VersionRow,
 };
 use crate::functions::Digest;
 use crate::traces::TraceRow;
@@ -72,7 +88,7 @@ const WORKERS: usize = 3;
 /// The store in PostgreSQL.
 pub struct PostgresStore {
     core: Arc<Core>,
-    accepts: Gather<Vec<queue::Row>, Vec<Accepted>>,
+    accepts: Gather<accept::List, Vec<Admitted>>,
     settles: Gather<Ending, bool>,
     /// Names this engine in what it publishes and tells.
     me: Uuid,
@@ -101,6 +117,7 @@ impl PostgresStore {
             place: settings.place.clone(),
             limit: settings.statement_timeout + ANSWER_GRACE,
             signals: Arc::default(),
+            bindings: bindings::Bindings::default(),
         });
         let (tasks, stop, me) = (TaskTracker::new(), CancellationToken::new(), Uuid::now_v7());
         let (pool, channel, signals) = (core.pool.clone(), settings.channel(), core.signals.clone());
@@ -174,34 +191,46 @@ impl Store for PostgresStore {
         })
     }
 
-    fn accept(&self, queued: Vec<QueuedInvocation>) -> BoxFuture<'_, Result<Vec<Accepted>>> {
+    fn accept(&self, accept: Accept) -> BoxFuture<'_, Result<Vec<Admitted>>> {
         Box::pin(async move {
-            let rows: Vec<queue::Row> = queued.iter().map(queue::Row::new).collect();
-            let bytes = rows.iter().map(queue::Row::bytes).sum();
-            self.accepts.run(rows, bytes).await
+            let rows = self.core.rows(&accept.queued).await?;
+            let Accept { lease, max_backlog, keep_until, .. } = accept;
+            let list = accept::List { rows, lease, max_backlog, keep_until };
+            let bytes = list.bytes();
+            self.accepts.run(list, bytes).await
         })
     }
 
     fn keep(&self, queued: QueuedInvocation) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
-            let row = queue::Row::new(&queued).without_key();
-            on_connection!(self.core, |connection| queue::insert(connection, &row))?;
-            self.core.due_now(std::iter::once(queued.run_at));
+            let since = column::now();
+            let row = self.core.rows(std::slice::from_ref(&queued)).await?.remove(0).without_keys();
+            on_connection!(self.core, |connection| decide::keep(connection, &row))?;
+            self.core.due(since, std::iter::once(queued.run_at));
             Ok(())
         })
     }
 
-    fn claim(&self, now: DateTime<Utc>, lease_until: DateTime<Utc>, limit: u32) -> BoxFuture<'_, Result<Vec<Claimed>>> {
+    fn claim(&self, request: ClaimRequest) -> BoxFuture<'_, Result<Vec<Claimed>>> {
         Box::pin(async move {
+            let limited: Vec<&Arc<Binding>> = request.limits.iter().map(|(binding, _)| binding).collect();
+            let request = claim::Request {
+                now: request.now,
+                lease_until: request.lease_until,
+                token: Uuid::now_v7(),
+                limit: request.limit,
+                limited: self.core.binding_ids(&limited).await?,
+                limits: request.limits.iter().map(|(_, limit)| i64::from(*limit)).collect(),
+            };
+            let token = request.token;
             loop {
-                let token = Uuid::now_v7();
-                let rows = on_connection!(self.core, |connection| {
-                    queue::claim(connection, now, lease_until, token, limit)
-                })?;
+                let waiting = &self.core.signals.waiting;
+                let rows = on_connection!(self.core, |connection| claim::claim(connection, waiting, &request))?;
+                let bindings = self.core.bindings_of(&rows).await?;
                 let mut claimed = Vec::with_capacity(rows.len());
                 let mut parked = Vec::new();
-                for row in rows {
-                    match row.read(token) {
+                for (row, binding) in rows.into_iter().zip(bindings) {
+                    match row.read(binding, token) {
                         Ok(row) => claimed.push(row),
                         Err(unreadable) => parked.push(unreadable),
                     }
@@ -210,7 +239,8 @@ impl Store for PostgresStore {
                     return Ok(claimed);
                 }
                 for row in parked {
-                    match on_connection!(self.core, |connection| queue::park(connection, &row, token)) {
+                    match on_connection!(self.core, |connection| claim::park(connection, &row, token)) {
+                        Ok(()) if row.ordered => self.core.changed(),
                         Ok(()) => {}
                         Err(error) if claimed.is_empty() => return Err(error),
                         // They come again when their lease has run out; the others need not wait for that.
@@ -227,30 +257,121 @@ impl Store for PostgresStore {
         })
     }
 
-    fn renew(&self, claims: Vec<(Uuid, Uuid)>, lease_until: DateTime<Utc>) -> BoxFuture<'_, Result<Vec<Uuid>>> {
-        Box::pin(async move { on_connection!(self.core, |connection| queue::renew(connection, &claims, lease_until)) })
+    fn renew(&self, claims: Vec<Claim>, lease_until: DateTime<Utc>) -> BoxFuture<'_, Result<Renewed>> {
+        Box::pin(async move { on_connection!(self.core, |connection| claim::renew(connection, &claims, lease_until)) })
     }
 
-    fn settle(&self, invocation_id: Uuid, token: Uuid, settle: Settle) -> BoxFuture<'_, Result<bool>> {
+    fn settle(&self, claim: Claim, settle: Settle) -> BoxFuture<'_, Result<bool>> {
         Box::pin(async move {
-            let ending = Ending::new((invocation_id, token), &settle)?;
+            let events = match &settle {
+                Settle::Ok { events, .. } => self.core.rows(events).await?,
+                _ => Vec::new(),
+            };
+            let ending = Ending::new(claim, &settle, events)?;
             let bytes = ending.bytes();
             self.settles.run(ending, bytes).await
         })
     }
 
+    fn cancel(&self, invocation_id: Uuid, keep_until: Option<DateTime<Utc>>) -> BoxFuture<'_, Result<Cancelled>> {
+        Box::pin(async move {
+            let now = column::now();
+            let cancelled =
+                on_connection!(self.core, |connection| { cancel::cancel(connection, invocation_id, keep_until, now) })?;
+            // Whoever runs it need not find out by itself, and another one of its key may have its turn.
+            if matches!(cancelled, Cancelled::Asked | Cancelled::Cancelled) {
+                self.core.changed();
+            }
+            Ok(cancelled)
+        })
+    }
+
+    fn unique_holder(&self, binding: Binding, unique_key: String) -> BoxFuture<'_, Result<Option<Uuid>>> {
+        Box::pin(async move {
+            let Some(id) = self.find(&binding).await? else { return Ok(None) };
+            on_connection!(self.core, |connection| decide::holder(connection, id, &unique_key))
+        })
+    }
+
+    fn progress(&self, claim: Claim, progress: Progress) -> BoxFuture<'_, Result<bool>> {
+        let progress = column::to_json(&progress);
+        Box::pin(async move { on_connection!(self.core, |connection| claim::progress(connection, claim, &progress)) })
+    }
+
+    fn pause(&self, binding: Binding, pause: Option<Pause>) -> BoxFuture<'_, Result<bool>> {
+        Box::pin(async move {
+            let deployed = on_connection!(self.core, |connection| functions::has_trigger(connection, &binding))?;
+            if !deployed && self.find(&binding).await?.is_none() {
+                return Ok(false);
+            }
+            let id = self.core.binding_ids(&[&Arc::new(binding)]).await?[0];
+            on_connection!(self.core, |connection| list::pause(connection, id, pause.as_ref()))?;
+            self.core.changed();
+            Ok(true)
+        })
+    }
+
+    fn paused(&self) -> BoxFuture<'_, Result<Vec<(Binding, Pause)>>> {
+        Box::pin(async move { on_connection!(self.core, |connection| list::paused(connection)) })
+    }
+
+    fn queue(&self, filter: QueueFilter) -> BoxFuture<'_, Result<Vec<QueueRow>>> {
+        Box::pin(async move { on_connection!(self.core, |connection| list::queue(connection, &filter)) })
+    }
+
+    fn blocked_keys(&self, limit: u32) -> BoxFuture<'_, Result<Vec<BlockedKey>>> {
+        Box::pin(async move { on_connection!(self.core, |connection| list::blocked_keys(connection, limit)) })
+    }
+
+    fn tally(&self, tallies: Vec<Tally>) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let of: Vec<&Arc<Binding>> = tallies.iter().map(|tally| &tally.binding).collect();
+            let mut counts = ledger::Counts::default();
+            for (tally, id) in tallies.iter().zip(self.core.binding_ids(&of).await?) {
+                let count = column::signed(tally.count);
+                counts.add(id, "accepted", "", count);
+                counts.add(id, tally.outcome, tally.reason.unwrap_or(""), count);
+            }
+            on_connection!(self.core, |connection| ledger::add(connection, &counts))
+        })
+    }
+
+    fn ledger(&self) -> BoxFuture<'_, Result<Vec<LedgerRow>>> {
+        Box::pin(async move { on_connection!(self.core, |connection| ledger::read(connection)) })
+    }
+
+    fn skip_fires(&self, skipped: Vec<SkippedFire>) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let of: Vec<&Arc<Binding>> = skipped.iter().map(|fire| &fire.binding).collect();
+            let mut rows = fires::Skipped::default();
+            for (fire, id) in skipped.iter().zip(self.core.binding_ids(&of).await?) {
+                rows.add_range(id, (fire.scheduled_at, fire.until), false, fire.count, fire.reason);
+            }
+            on_connection!(self.core, |connection| fires::skip(connection, &rows)).map(drop)
+        })
+    }
+
+    fn fires(&self, binding: Binding, filter: FireFilter) -> BoxFuture<'_, Result<Vec<FireRow>>> {
+        Box::pin(async move {
+            let Some(id) = self.find(&binding).await? else { return Ok(Vec::new()) };
+            on_connection!(self.core, |connection| fires::list(connection, id, &filter))
+        })
+    }
+
     fn next_due(&self) -> BoxFuture<'_, Result<Option<DateTime<Utc>>>> {
-        Box::pin(async move { on_connection!(self.core, |connection| queue::next_due(connection)) })
+        let waiting = &self.core.signals.waiting;
+        Box::pin(async move { on_connection!(self.core, |connection| claim::next_due(connection, waiting)) })
     }
 
     fn woken(&self) -> BoxFuture<'_, ()> {
-        Box::pin(self.core.signals.woken.notified())
+        Box::pin(self.core.signals.woken())
     }
 
     fn bury(&self, dead: Box<DeadLetter>) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
-            let row = dead::Row::new(&dead);
-            on_connection!(self.core, |connection| dead::insert(connection, &row))
+            let id = self.core.binding_ids(&[&dead.invocation.binding]).await?[0];
+            let row = dead::Row::new(&dead, id);
+            on_connection!(self.core, |connection| dead::bury(connection, &row))
         })
     }
 
@@ -273,7 +394,10 @@ impl Store for PostgresStore {
     }
 
     fn last_scheduled(&self, binding: Binding) -> BoxFuture<'_, Result<Option<DateTime<Utc>>>> {
-        Box::pin(async move { on_connection!(self.core, |connection| queue::last_scheduled(connection, &binding)) })
+        Box::pin(async move {
+            let Some(id) = self.find(&binding).await? else { return Ok(None) };
+            on_connection!(self.core, |connection| fires::last_scheduled(connection, id))
+        })
     }
 
     fn dead_letters(&self, filter: DeadLetterFilter) -> BoxFuture<'_, Result<Vec<DeadLetterSummary>>> {
@@ -286,9 +410,14 @@ impl Store for PostgresStore {
 
     fn redrive(&self, invocation_id: Uuid, run_at: DateTime<Utc>) -> BoxFuture<'_, Result<Redriven>> {
         Box::pin(async move {
-            let redriven = on_connection!(self.core, |connection| dead::redrive(connection, invocation_id, run_at))?;
+            let since = column::now();
+            let found = on_connection!(self.core, |connection| dead::binding_of(connection, invocation_id))?;
+            let Some(binding) = found else { return Ok(Redriven::Unknown) };
+            let id = self.core.binding_ids(&[&Arc::new(binding)]).await?[0];
+            let redriven =
+                on_connection!(self.core, |connection| { dead::redrive(connection, invocation_id, id, run_at) })?;
             if redriven == Redriven::Queued {
-                self.core.due_now(std::iter::once(run_at));
+                self.core.due(since, std::iter::once(run_at));
             }
             Ok(redriven)
         })
@@ -324,11 +453,21 @@ impl Store for PostgresStore {
     }
 
     fn depths(&self) -> BoxFuture<'_, Result<Depths>> {
-        Box::pin(async move { on_connection!(self.core, |connection| queue::depths(connection)) })
+        Box::pin(async move { on_connection!(self.core, |connection| list::depths(connection)) })
     }
 
     fn prune(&self, retention: Retention) -> BoxFuture<'_, Result<bool>> {
         Box::pin(async move { on_connection!(self.core, |connection| prune::step(connection, &retention)) })
+    }
+}
+
+impl PostgresStore {
+    /// The number of a trigger, if it has one. One that was never seen is not made by asking.
+    async fn find(&self, binding: &Binding) -> Result<Option<i64>> {
+        match self.core.bindings.id(binding) {
+            Some(id) => Ok(Some(id)),
+            None => on_connection!(self.core, |connection| bindings::find(connection, binding)),
+        }
     }
 }
 

@@ -53,14 +53,14 @@ use chrono::{DateTime, Utc};
 use rusqlite::Connection;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use trigger_core::{Binding, BoxFuture, Cancelled, Message, Progress, SkippedFire, Status};
+use trigger_core::{Binding, BoxFuture, Cancelled, Clock, Message, Progress, SkippedFire, Status};
 use uuid::Uuid;
 
 use super::{
-    Accept, Admitted, BlockedKey, Claim, ClaimRequest, Claimed, DeadLetter, DeadLetterFilter, DeadLetterSummary, Deploy,
-    Deployed, Depths, Error, FailedAttempt, FireFilter, FireRow, FunctionRow, KeptDeadLetter, LedgerRow, OutboxRow,
-    Pause, QueueFilter, QueueRow, QueuedInvocation, Redriven, Renewed, Result, Retention, Settle, Store, Tally,
-    TraceFilter, VersionRow,
+    Accept, Admitted, BlockedKey, Claim, ClaimRequest, Claimed, DeadLetter, DeadLetterFilter, DeadLetterSummary,
+    Deploy, Deployed, Depths, Error, FailedAttempt, FireFilter, FireRow, FunctionRow, KeptDeadLetter, LedgerRow,
+    OutboxRow, Pause, QueueFilter, QueueRow, QueuedInvocation, Redriven, Renewed, Result, Retention, Settle, Store,
+    Tally, TraceFilter, VersionRow,
 };
 use crate::functions::Digest;
 use crate::traces::TraceRow;
@@ -119,6 +119,7 @@ impl SqliteSettings {
 /// The store in SQLite. Dropping it waits for what was begun.
 pub struct SqliteStore {
     place: Place,
+    clock: Clock,
     bindings: bindings::Bindings,
     // The readers end first, so that the writer's connection is the last and leaves the file tidy.
     readers: Option<reader::Readers>,
@@ -142,7 +143,13 @@ impl SqliteStore {
                 (writer::Writer::start(connection, Some(lock))?, Some(readers))
             }
         };
-        Ok(Self { place, bindings: bindings::Bindings::default(), readers, writer })
+        Ok(Self { place, clock: Clock::system(), bindings: bindings::Bindings::default(), readers, writer })
+    }
+
+    /// Stamps rows by this clock instead of the system's.
+    #[must_use]
+    pub fn with_clock(self, clock: Clock) -> Self {
+        Self { clock, ..self }
     }
 
     /// Does `work` in a transaction of the writer; it is committed when this returns. `bytes` is how much memory the
@@ -169,13 +176,18 @@ impl SqliteStore {
 }
 
 impl SqliteStore {
+    /// The time, as stored.
+    fn now(&self) -> i64 {
+        column::micros(self.clock.now())
+    }
+
     /// The numbers of triggers, in the order of the question.
     async fn binding_ids(&self, of: Vec<Arc<Binding>>) -> Result<Vec<i64>> {
-        if let Some(ids) = of.iter().map(|binding| self.bindings.get(binding)).collect() {
+        if let Some(ids) = of.iter().map(|binding| self.bindings.get(binding)).collect::<Option<Vec<i64>>>() {
             return Ok(ids);
         }
         let asked = of.clone();
-        let ids = self
+        let ids: Vec<i64> = self
             .write(0, move |connection| asked.iter().map(|binding| bindings::resolve(connection, binding)).collect())
             .await?;
         self.bindings.learn(&of, &ids);
@@ -208,13 +220,15 @@ impl fmt::Debug for SqliteStore {
 
 impl Store for SqliteStore {
     fn deploy(&self, namespace: String, functions: Vec<Deploy>) -> BoxFuture<'_, Result<Vec<Deployed>>> {
+        let now = self.now();
         Box::pin(async move {
             let bytes = functions.iter().map(|function| function.module.len()).sum();
             let functions = Arc::new(functions);
             let (checked, of) = (functions.clone(), namespace.clone());
             // Hashing megabytes belongs on a thread that may take its time.
             let digests = self.read(move |_| functions::check(&of, &checked)).await?;
-            self.write(bytes, move |connection| functions::deploy(connection, &namespace, &functions, &digests)).await
+            self.write(bytes, move |connection| functions::deploy(connection, &namespace, &functions, &digests, now))
+                .await
         })
     }
 
@@ -235,21 +249,23 @@ impl Store for SqliteStore {
     }
 
     fn accept(&self, accept: Accept) -> BoxFuture<'_, Result<Vec<Admitted>>> {
+        let now = self.now();
         Box::pin(async move {
             let rows = self.rows(&accept.queued).await?;
             let bytes = rows.iter().map(row::Row::bytes).sum();
             let lease = accept.lease.map(|lease| (lease.token, column::micros(lease.until)));
             let keep_until = accept.keep_until.map_or(0, column::micros);
             let list = accept::List { rows, lease, max_backlog: accept.max_backlog, keep_until };
-            self.write(bytes, move |connection| accept::accept(connection, &list, column::now())).await
+            self.write(bytes, move |connection| accept::accept(connection, &list, now)).await
         })
     }
 
     fn keep(&self, queued: QueuedInvocation) -> BoxFuture<'_, Result<()>> {
+        let now = self.now();
         Box::pin(async move {
             let row = self.rows(std::slice::from_ref(&queued)).await?.remove(0);
             self.write(row.bytes(), move |connection| {
-                if row::insert(connection, &row, column::now())?.is_some() {
+                if row::insert(connection, &row, now)?.is_some() {
                     ledger::add(row.binding_id, "accepted", "", 1);
                 }
                 Ok(())
@@ -259,6 +275,7 @@ impl Store for SqliteStore {
     }
 
     fn claim(&self, request: ClaimRequest) -> BoxFuture<'_, Result<Vec<Claimed>>> {
+        let now = self.now();
         Box::pin(async move {
             let limited = request.limits.iter().map(|(binding, _)| binding.clone()).collect();
             let ids = self.binding_ids(limited).await?;
@@ -287,7 +304,7 @@ impl Store for SqliteStore {
                 }
                 let bytes = parked.iter().map(|row| row.bytes()).sum();
                 let park = move |connection: &Connection| {
-                    parked.iter().try_for_each(|row| claim::park(connection, row, token, column::now()))
+                    parked.iter().try_for_each(|row| claim::park(connection, row, token, now))
                 };
                 match self.write(bytes, park).await {
                     Ok(()) if claimed.is_empty() => {}
@@ -308,28 +325,27 @@ impl Store for SqliteStore {
     }
 
     fn settle(&self, claim: Claim, settle: Settle) -> BoxFuture<'_, Result<bool>> {
+        let now = self.now();
         Box::pin(async move {
             let events = match &settle {
                 Settle::Ok { events, .. } => self.rows(events).await?,
                 _ => Vec::new(),
             };
             let ending = settle::Ending::new(claim.invocation_id, &settle, events)?;
-            self.write(ending.bytes(), move |connection| settle::settle(connection, claim, &ending, column::now())).await
+            self.write(ending.bytes(), move |connection| settle::settle(connection, claim, &ending, now)).await
         })
     }
 
-    fn cancel(
-        &self,
-        invocation_id: Uuid,
-        keep_until: Option<DateTime<Utc>>,
-    ) -> BoxFuture<'_, Result<Cancelled>> {
+    fn cancel(&self, invocation_id: Uuid, keep_until: Option<DateTime<Utc>>) -> BoxFuture<'_, Result<Cancelled>> {
+        let now = self.now();
         let keep_until = keep_until.map(column::micros);
-        Box::pin(self.write(0, move |connection| settle::cancel(connection, invocation_id, keep_until, column::now())))
+        Box::pin(self.write(0, move |connection| settle::cancel(connection, invocation_id, keep_until, now)))
     }
 
     fn unique_holder(&self, binding: Binding, unique_key: String) -> BoxFuture<'_, Result<Option<Uuid>>> {
+        let now = self.now();
         Box::pin(self.write(0, move |connection| match bindings::find(connection, &binding)? {
-            Some(id) => accept::holder(connection, id, &unique_key, column::now()),
+            Some(id) => accept::holder(connection, id, &unique_key, now),
             None => Ok(None),
         }))
     }
@@ -385,6 +401,7 @@ impl Store for SqliteStore {
     }
 
     fn skip_fires(&self, skipped: Vec<SkippedFire>) -> BoxFuture<'_, Result<()>> {
+        let now = self.now();
         Box::pin(async move {
             let ids = self.binding_ids(skipped.iter().map(|fire| fire.binding.clone()).collect()).await?;
             let rows: Vec<fires::Skipped> = skipped
@@ -398,7 +415,7 @@ impl Store for SqliteStore {
                     reason: fire.reason.as_str(),
                 })
                 .collect();
-            self.write(0, move |connection| fires::skip(connection, &rows, column::now())).await
+            self.write(0, move |connection| fires::skip(connection, &rows, now)).await
         })
     }
 
@@ -414,10 +431,11 @@ impl Store for SqliteStore {
     }
 
     fn bury(&self, dead: Box<DeadLetter>) -> BoxFuture<'_, Result<()>> {
+        let now = self.now();
         Box::pin(async move {
             let row = dead::Row::new(&dead);
             self.write(row.bytes(), move |connection| {
-                dead::insert(connection, &row)?;
+                dead::insert(connection, &row, now)?;
                 let binding_id = bindings::resolve(connection, &row.binding)?;
                 ledger::add(binding_id, "accepted", "", 1);
                 ledger::add(binding_id, "dead", row.reason.as_str(), 1);
@@ -428,7 +446,8 @@ impl Store for SqliteStore {
     }
 
     fn remember_attempt(&self, invocation_id: Uuid, attempt: FailedAttempt) -> BoxFuture<'_, Result<()>> {
-        Box::pin(self.write(0, move |connection| attempts::remember(connection, invocation_id, &attempt)))
+        let now = self.now();
+        Box::pin(self.write(0, move |connection| attempts::remember(connection, invocation_id, &attempt, now)))
     }
 
     fn remembered_attempts(&self, invocation_id: Uuid) -> BoxFuture<'_, Result<Vec<FailedAttempt>>> {
@@ -459,15 +478,19 @@ impl Store for SqliteStore {
     }
 
     fn redrive(&self, invocation_id: Uuid, run_at: DateTime<Utc>) -> BoxFuture<'_, Result<Redriven>> {
-        Box::pin(self.write(0, move |connection| dead::redrive(connection, invocation_id, run_at, column::now())))
+        let now = self.now();
+        Box::pin(self.write(0, move |connection| dead::redrive(connection, invocation_id, run_at, now)))
     }
 
     fn outbox_add(&self, messages: Vec<Message>) -> BoxFuture<'_, Result<()>> {
+        let now = self.now();
         Box::pin(async move {
             let rows: Vec<outbox::Row> = messages.iter().map(outbox::Row::new).collect();
             let bytes = rows.iter().map(outbox::Row::bytes).sum();
-            self.write(bytes, move |connection| rows.iter().try_for_each(|row| outbox::insert(connection, row, None)))
-                .await
+            self.write(bytes, move |connection| {
+                rows.iter().try_for_each(|row| outbox::insert(connection, row, None, now))
+            })
+            .await
         })
     }
 
@@ -500,7 +523,8 @@ impl Store for SqliteStore {
     }
 
     fn prune(&self, retention: Retention) -> BoxFuture<'_, Result<bool>> {
-        Box::pin(self.write(0, move |connection| prune::step(connection, &retention)))
+        let now = self.now();
+        Box::pin(self.write(0, move |connection| prune::step(connection, &retention, now)))
     }
 }
 

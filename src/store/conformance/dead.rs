@@ -37,13 +37,7 @@ pub(in crate::store) async fn a_dead_letter_and_its_message_come_together(store:
 pub(in crate::store) async fn a_settle_that_names_another_invocation_is_refused(store: Shared) {
     accept_one(&store, event("f")).await;
     let claimed = claim_one(&store).await;
-    let result = store
-        .settle(
-            claimed.queued.invocation.invocation_id,
-            claimed.token,
-            Settle::Dead(dead_letter(&event("g"), Some(message("dead")))),
-        )
-        .await;
+    let result = store.settle(claimed.claim, Settle::Dead(dead_letter(&event("g"), Some(message("dead"))))).await;
     assert!(matches!(result, Err(Error::Corrupt { .. })), "{result:?}");
     assert_eq!(store.depths().await.unwrap(), Depths { running: 1, ..Depths::default() });
     assert!(settle(&store, &claimed, ok()).await);

@@ -14,7 +14,8 @@ use super::Shared;
 use crate::executor::Abi;
 use crate::functions::{Definition, Digest};
 use crate::store::{
-    Claimed, DeadLetter, DeadLetterFilter, Deploy, Deployed, FailedAttempt, QueuedInvocation, Settle, TriggerRow,
+    Accept, Admitted, ClaimRequest, Claimed, DeadLetter, DeadLetterFilter, Deploy, Deployed, FailedAttempt, LedgerRow,
+    QueueFilter, QueuedInvocation, Settle, TriggerRow,
 };
 
 /// The current time as a store keeps it.
@@ -102,14 +103,32 @@ pub(in crate::store) async fn deploy_one(store: &Shared, deploy: Deploy) -> Depl
 }
 
 pub(in crate::store) async fn accept_one(store: &Shared, queued: QueuedInvocation) -> Uuid {
-    let accepted = store.accept(vec![queued]).await.unwrap();
-    assert!(!accepted[0].duplicate);
-    accepted[0].invocation_id
+    let id = queued.invocation.invocation_id;
+    assert_eq!(accept(store, vec![queued]).await, [NEW]);
+    id
+}
+
+/// What an event is answered that is new.
+pub(in crate::store) const NEW: Admitted = Admitted::New { claimed: false, replaced: None };
+
+/// Accepts events.
+pub(in crate::store) async fn accept(store: &Shared, queued: Vec<QueuedInvocation>) -> Vec<Admitted> {
+    store.accept(Accept { queued, ..Accept::default() }).await.unwrap()
+}
+
+/// Claims what is due at a moment.
+pub(in crate::store) async fn claim_at(
+    store: &Shared,
+    now: DateTime<Utc>,
+    lease_until: DateTime<Utc>,
+    limit: u32,
+) -> Vec<Claimed> {
+    store.claim(ClaimRequest { now, lease_until, limit, limits: Vec::new() }).await.unwrap()
 }
 
 /// Claims whatever is due, for a minute.
 pub(in crate::store) async fn claim(store: &Shared, limit: u32) -> Vec<Claimed> {
-    store.claim(Utc::now(), Utc::now() + seconds(60), limit).await.unwrap()
+    claim_at(store, Utc::now(), Utc::now() + seconds(60), limit).await
 }
 
 pub(in crate::store) async fn claim_one(store: &Shared) -> Claimed {
@@ -119,11 +138,12 @@ pub(in crate::store) async fn claim_one(store: &Shared) -> Claimed {
 }
 
 pub(in crate::store) async fn settle(store: &Shared, claimed: &Claimed, ending: Settle) -> bool {
-    store.settle(claimed.queued.invocation.invocation_id, claimed.token, ending).await.unwrap()
+    store.settle(claimed.claim, ending).await.unwrap()
 }
 
 pub(in crate::store) fn ok() -> Settle {
-    Settle::Ok { response: Response::from(Bytes::from_static(b"done")), effects: Vec::new() }
+    let response = Response::from(Bytes::from_static(b"done"));
+    Settle::Ok { response, keep_until: Some(now() + seconds(3600)), effects: Vec::new(), events: Vec::new() }
 }
 
 pub(in crate::store) async fn state(store: &Shared, id: Uuid) -> StatusState {
@@ -132,4 +152,36 @@ pub(in crate::store) async fn state(store: &Shared, id: Uuid) -> StatusState {
 
 pub(in crate::store) fn any_dead() -> DeadLetterFilter {
     DeadLetterFilter { include_redriven: true, limit: 100, ..DeadLetterFilter::default() }
+}
+
+/// An event with an ordering key.
+pub(in crate::store) fn ordered(key: &str, subject: &str) -> QueuedInvocation {
+    let mut queued = event("f");
+    queued.invocation.subject = subject.into();
+    queued.invocation.terms_mut().ordering = Some(trigger_core::Ordering { key: key.into(), limit: None });
+    queued
+}
+
+/// A page of a function's rows.
+pub(in crate::store) fn page_of(function_name: &str) -> QueueFilter {
+    QueueFilter { function_name: Some(function_name.to_owned()), limit: 100, ..QueueFilter::default() }
+}
+
+/// The ledger of a function's one trigger.
+pub(in crate::store) async fn ledger_of(store: &Shared, function_name: &str) -> LedgerRow {
+    let mut rows = store.ledger().await.unwrap();
+    rows.retain(|row| &*row.binding.function_name == function_name);
+    assert_eq!(rows.len(), 1, "{rows:?}");
+    rows.remove(0)
+}
+
+/// How many ended in this way.
+pub(in crate::store) fn count(row: &LedgerRow, outcome: &str, reason: &str) -> u64 {
+    let found = row.ended.iter().find(|ended| ended.outcome == outcome && ended.reason == reason);
+    found.map_or(0, |ended| ended.count)
+}
+
+/// How many ended in this way, for whatever reason.
+pub(in crate::store) fn sum(row: &LedgerRow, outcome: &str) -> u64 {
+    row.ended.iter().filter(|ended| ended.outcome == outcome).map(|ended| ended.count).sum()
 }

@@ -1,15 +1,16 @@
 //! Random operations beside a queue as one would write it without a database.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use proptest::prelude::*;
-use trigger_core::{Response, StatusState};
+use trigger_core::{Binding, Response, StatusState};
 use uuid::Uuid;
 
 use super::Shared;
 use super::make::*;
-use crate::store::{DeadLetterFilter, Depths, Redriven, Settle};
+use crate::store::{Admitted, Claim, DeadLetterFilter, Depths, Redriven, Settle};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -57,7 +58,7 @@ struct Model {
     dead: BTreeMap<Uuid, (u32, bool)>,
     outbox: u64,
     /// Every claim there ever was.
-    claims: Vec<(Uuid, Uuid)>,
+    claims: Vec<Claim>,
 }
 
 struct ModelRow {
@@ -68,8 +69,9 @@ struct ModelRow {
 }
 
 impl Model {
-    fn holds(&self, (id, token): (Uuid, Uuid)) -> bool {
-        self.queue.get(&id).and_then(|row| row.claim).is_some_and(|(held, _)| held == token)
+    fn holds(&self, claim: Claim) -> bool {
+        let row = self.queue.get(&claim.invocation_id);
+        row.and_then(|row| row.claim).is_some_and(|(held, _)| held == claim.token)
     }
 
     fn depths(&self) -> Depths {
@@ -99,13 +101,13 @@ pub(in crate::store) async fn random_operations_agree_with_a_model(store: Shared
 /// Ends what a case left behind, so that the next one begins with an empty queue.
 async fn empty(store: &Shared) {
     let end = Utc::now() + seconds(10_000);
-    for claimed in store.claim(end, end, 1000).await.unwrap() {
+    for claimed in claim_at(store, end, end, 1000).await {
         assert!(settle(store, &claimed, ok()).await);
     }
     for summary in store.dead_letters(DeadLetterFilter { limit: 1000, ..DeadLetterFilter::default() }).await.unwrap() {
         store.redrive(summary.invocation_id, now()).await.unwrap();
     }
-    for claimed in store.claim(end, end, 1000).await.unwrap() {
+    for claimed in claim_at(store, end, end, 1000).await {
         assert!(settle(store, &claimed, ok()).await);
     }
     let sent = store.outbox_due(end, 1000).await.unwrap().iter().map(|row| row.id).collect();
@@ -127,8 +129,8 @@ async fn follow(store: &Shared, steps: Vec<Step>) -> Result<(), TestCaseError> {
                 queued.run_at = clock + seconds(delay);
                 let (id, run_at) = (queued.invocation.invocation_id, queued.run_at);
                 let first = key.map_or(id, |key| *model.keys.entry(key).or_insert(id));
-                let accepted = store.accept(vec![queued]).await.unwrap()[0];
-                prop_assert_eq!((accepted.invocation_id, accepted.duplicate), (first, first != id));
+                let admitted = accept(store, vec![queued]).await[0];
+                prop_assert_eq!(admitted, if first == id { NEW } else { Admitted::Duplicate(first) });
                 if first == id {
                     model.queue.insert(id, ModelRow { run_at, attempt: 1, redrives: 0, claim: None });
                 }
@@ -143,7 +145,7 @@ async fn follow(store: &Shared, steps: Vec<Step>) -> Result<(), TestCaseError> {
                 due.sort();
                 due.truncate(limit as usize);
                 let until = clock + seconds(lease);
-                let claimed = store.claim(clock, until, limit).await.unwrap();
+                let claimed = claim_at(store, clock, until, limit).await;
                 let moments: Vec<_> = claimed.iter().map(|one| one.queued.run_at).collect();
                 prop_assert_eq!(moments, due);
                 for one in claimed {
@@ -153,8 +155,8 @@ async fn follow(store: &Shared, steps: Vec<Step>) -> Result<(), TestCaseError> {
                     prop_assert_eq!(one.queued.invocation.attempt, row.attempt);
                     prop_assert_eq!(one.queued.attempts.len() as u32, row.attempt - 1);
                     prop_assert_eq!(one.queued.redrive_count, row.redrives);
-                    row.claim = Some((one.token, until));
-                    model.claims.push((id, one.token));
+                    row.claim = Some((one.claim.token, until));
+                    model.claims.push(one.claim);
                 }
             }
             Step::Wait(time) => clock += seconds(time),
@@ -162,17 +164,18 @@ async fn follow(store: &Shared, steps: Vec<Step>) -> Result<(), TestCaseError> {
                 if !model.claims.is_empty() {
                     let claim = *claim.get(&model.claims);
                     let until = clock + seconds(lease);
-                    let held = store.renew(vec![claim], until).await.unwrap();
-                    prop_assert_eq!(held.len() == 1, model.holds(claim));
+                    let renewed = store.renew(vec![claim], until).await.unwrap();
+                    prop_assert_eq!(renewed.held.len() == 1, model.holds(claim));
                     if model.holds(claim) {
-                        model.queue.get_mut(&claim.0).expect("it is held").claim = Some((claim.1, until));
+                        let row = model.queue.get_mut(&claim.invocation_id).expect("it is held");
+                        row.claim = Some((claim.token, until));
                     }
                 }
             }
             Step::Settle { claim, ending } => {
                 if !model.claims.is_empty() {
                     let claim = *claim.get(&model.claims);
-                    follow_settle(store, &mut model, claim, ending, clock).await?;
+                    follow_settle(store, &mut model, claim, ending, clock, &trigger).await?;
                 }
             }
             Step::Redrive { dead } => {
@@ -190,18 +193,26 @@ async fn follow(store: &Shared, steps: Vec<Step>) -> Result<(), TestCaseError> {
             }
         }
         prop_assert_eq!(store.depths().await.unwrap(), model.depths());
-        let next = model.queue.values().filter(|row| row.claim.is_none()).map(|row| row.run_at).min();
-        prop_assert_eq!(store.next_due().await.unwrap(), next);
+        let next = store.next_due().await.unwrap();
+        let unclaimed = || model.queue.values().filter(|row| row.claim.is_none()).map(|row| row.run_at);
+        match next {
+            Some(next) => prop_assert!(unclaimed().any(|run_at| run_at == next)),
+            // What was due when somebody looked waits no more.
+            None => prop_assert!(unclaimed().all(|run_at| run_at <= clock.max(Utc::now()))),
+        }
+        let ledger = store.ledger().await.unwrap();
+        prop_assert!(ledger.iter().all(|row| row.drift() == 0), "{:?}", ledger);
     }
-    for (id, _) in &model.claims {
+    for Claim { invocation_id: id, .. } in &model.claims {
         let state = store.status(*id).await.unwrap().expect("what was claimed is known").state;
         let agrees = match state {
             StatusState::Queued { run_at } => {
                 model.queue.get(id).is_some_and(|row| row.claim.is_none() && row.run_at == run_at)
             }
-            StatusState::Running => model.queue.get(id).is_some_and(|row| row.claim.is_some()),
+            StatusState::Running { .. } => model.queue.get(id).is_some_and(|row| row.claim.is_some()),
             StatusState::Ok { .. } => model.ok.contains(id) && !model.queue.contains_key(id),
             StatusState::Dead { .. } => model.dead.get(id).is_some_and(|(_, redriven)| !redriven),
+            StatusState::Cancelled => false,
         };
         prop_assert!(agrees, "{id}: {state:?}");
     }
@@ -211,18 +222,25 @@ async fn follow(store: &Shared, steps: Vec<Step>) -> Result<(), TestCaseError> {
 async fn follow_settle(
     store: &Shared,
     model: &mut Model,
-    claim: (Uuid, Uuid),
+    claim: Claim,
     ending: EndingKind,
     clock: DateTime<Utc>,
+    trigger: &Arc<Binding>,
 ) -> Result<(), TestCaseError> {
-    let (id, token) = claim;
+    let id = claim.invocation_id;
     let redrives = model.queue.get(&id).map_or(0, |row| row.redrives);
     let run_at = |delay| clock + seconds(delay);
     let settle = match ending {
-        EndingKind::Ok => Settle::Ok { response: Response::default(), effects: vec![message("effect")] },
+        EndingKind::Ok => Settle::Ok {
+            response: Response::default(),
+            keep_until: Some(clock + seconds(10_000)),
+            effects: vec![message("effect")],
+            events: Vec::new(),
+        },
         EndingKind::Retry(delay) => Settle::Retry { run_at: run_at(delay), attempt: failed(1) },
         EndingKind::Dead => {
             let mut queued = event("f");
+            queued.invocation.binding = trigger.clone();
             queued.invocation.invocation_id = id;
             queued.redrive_count = redrives;
             Settle::Dead(dead_letter(&queued, None))
@@ -230,7 +248,7 @@ async fn follow_settle(
         EndingKind::HandBack => Settle::HandBack,
     };
     let held = model.holds(claim);
-    prop_assert_eq!(store.settle(id, token, settle).await.unwrap(), held);
+    prop_assert_eq!(store.settle(claim, settle).await.unwrap(), held);
     if held {
         let mut row = model.queue.remove(&id).expect("it is held");
         row.claim = None;

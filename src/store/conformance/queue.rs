@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::Shared;
 use super::make::*;
-use crate::store::{Depths, FailedAttempt, QueuedInvocation, Redriven, Settle};
+use crate::store::{Admitted, Claim, Depths, FailedAttempt, QueuedInvocation, Redriven, Renewed, Settle};
 
 pub(in crate::store) async fn an_event_comes_back_as_it_was_accepted(store: Shared) {
     let mut queued = event("f");
@@ -39,7 +39,11 @@ pub(in crate::store) async fn an_event_comes_back_as_it_was_accepted(store: Shar
     assert_eq!(id, queued.invocation.invocation_id);
 
     let claimed = claim_one(&store).await.queued;
-    assert_eq!(claimed.invocation.to_stored()["headers"], queued.invocation.to_stored()["headers"]);
+    let headers = |invocation: &InvocationContext| {
+        let stored: serde_json::Value = serde_json::from_str(&invocation.to_stored()).unwrap();
+        stored["headers"].clone()
+    };
+    assert_eq!(headers(&claimed.invocation), headers(&queued.invocation));
     let (was, is) = (&queued.invocation, &claimed.invocation);
     assert_eq!(is.invocation_id, was.invocation_id);
     assert_eq!(is.request_id, was.request_id);
@@ -67,18 +71,15 @@ pub(in crate::store) async fn a_key_is_accepted_once_per_trigger(store: Shared) 
     let batch =
         vec![keyed("f", "k"), keyed("f", "l"), keyed("f", "k"), keyed("g", "k"), other_trigger, event("f"), event("f")];
     let ids: Vec<Uuid> = batch.iter().map(|queued| queued.invocation.invocation_id).collect();
-    let accepted = store.accept(batch).await.unwrap();
-    let answers: Vec<(Uuid, bool)> = accepted.iter().map(|one| (one.invocation_id, one.duplicate)).collect();
-    let expected = [(0, false), (1, false), (0, true), (3, false), (4, false), (5, false), (6, false)];
-    assert_eq!(answers, expected.map(|(index, duplicate)| (ids[index], duplicate)));
+    let accepted = accept(&store, batch).await;
+    assert_eq!(accepted, [NEW, NEW, Admitted::Duplicate(ids[0]), NEW, NEW, NEW, NEW]);
     assert_eq!(store.depths().await.unwrap().queued, 6);
 
     // The key outlives the invocation.
     for claimed in claim(&store, 10).await {
         assert!(settle(&store, &claimed, ok()).await);
     }
-    let late = store.accept(vec![keyed("f", "k")]).await.unwrap();
-    assert_eq!((late[0].invocation_id, late[0].duplicate), (ids[0], true));
+    assert_eq!(accept(&store, vec![keyed("f", "k")]).await, [Admitted::Duplicate(ids[0])]);
     assert_eq!(store.depths().await.unwrap(), Depths::default());
 }
 
@@ -86,11 +87,13 @@ pub(in crate::store) async fn concurrent_duplicates_are_one_event(store: Shared)
     let mut tasks = JoinSet::new();
     for _ in 0..1000 {
         let store = store.clone();
-        tasks.spawn(async move { store.accept(vec![keyed("f", "same")]).await.unwrap()[0] });
+        let queued = keyed("f", "same");
+        tasks.spawn(async move { (queued.invocation.invocation_id, accept(&store, vec![queued]).await[0]) });
     }
     let accepted = tasks.join_all().await;
-    assert_eq!(accepted.iter().filter(|one| !one.duplicate).count(), 1);
-    assert!(accepted.iter().all(|one| one.invocation_id == accepted[0].invocation_id));
+    let new: Vec<Uuid> = accepted.iter().filter(|(_, admitted)| *admitted == NEW).map(|(id, _)| *id).collect();
+    assert_eq!(new.len(), 1);
+    assert!(accepted.iter().all(|(id, one)| *id == new[0] || *one == Admitted::Duplicate(new[0])));
     assert_eq!(store.depths().await.unwrap().queued, 1);
 }
 
@@ -102,13 +105,14 @@ pub(in crate::store) async fn an_invocation_is_kept_once(store: Shared) {
     let mut again = queued.clone();
     again.invocation.attempt = 9;
     store.keep(again).await.unwrap();
-    assert!(!store.accept(vec![keyed("f", "k")]).await.unwrap()[0].duplicate, "keeping does not look at the key");
+    assert_eq!(accept(&store, vec![keyed("f", "k")]).await, [NEW], "keeping does not look at the key");
     let same_id = QueuedInvocation { attempts: Vec::new(), ..queued.clone() };
     let same_id = QueuedInvocation {
         invocation: InvocationContext { idempotency_key: None, ..same_id.invocation.clone() },
         ..same_id
     };
-    assert!(store.accept(vec![same_id]).await.unwrap()[0].duplicate, "one row per invocation");
+    let id = same_id.invocation.invocation_id;
+    assert_eq!(accept(&store, vec![same_id]).await, [Admitted::Duplicate(id)], "one row per invocation");
 
     let claimed = claim(&store, 10).await;
     assert_eq!(claimed.len(), 2);
@@ -126,7 +130,7 @@ pub(in crate::store) async fn rows_are_claimed_when_due_the_longest_due_first(st
         accept_one(&store, queued).await;
     }
     let claim = async |limit| {
-        let claimed = store.claim(start, start + seconds(60), limit).await.unwrap();
+        let claimed = claim_at(&store, start, start + seconds(60), limit).await;
         claimed.iter().map(|one| one.queued.invocation.subject.to_string()).collect::<Vec<_>>()
     };
     assert!(claim(0).await.is_empty());
@@ -139,8 +143,8 @@ pub(in crate::store) async fn rows_are_claimed_when_due_the_longest_due_first(st
 pub(in crate::store) async fn racing_claims_hand_out_every_row_once(store: Shared) {
     const ROWS: usize = 10_000;
     for _ in 0..ROWS / 1000 {
-        let accepted = store.accept((0..1000).map(|_| event("f")).collect()).await.unwrap();
-        assert!(accepted.iter().all(|one| !one.duplicate));
+        let accepted = accept(&store, (0..1000).map(|_| event("f")).collect()).await;
+        assert!(accepted.iter().all(|one| *one == NEW));
     }
     let mut tasks = JoinSet::new();
     for _ in 0..8 {
@@ -168,14 +172,14 @@ pub(in crate::store) async fn racing_claims_hand_out_every_row_once(store: Share
 pub(in crate::store) async fn a_lease_that_ran_out_is_claimed_again_and_its_late_settle_refused(store: Shared) {
     let id = accept_one(&store, event("f")).await;
     let start = Utc::now();
-    let first = store.claim(start, start + seconds(10), 10).await.unwrap().remove(0);
-    assert!(store.claim(start + seconds(10), start + seconds(20), 10).await.unwrap().is_empty(), "not before its end");
-    let second = store.claim(start + seconds(11), start + seconds(21), 10).await.unwrap().remove(0);
+    let first = claim_at(&store, start, start + seconds(10), 10).await.remove(0);
+    assert!(claim_at(&store, start + seconds(10), start + seconds(20), 10).await.is_empty(), "not before its end");
+    let second = claim_at(&store, start + seconds(11), start + seconds(21), 10).await.remove(0);
     assert_eq!(second.queued.invocation.invocation_id, id);
     assert_eq!(second.queued.invocation.attempt, 1, "an expired claim costs no attempt");
-    assert_ne!(first.token, second.token);
+    assert_ne!(first.claim.token, second.claim.token);
 
-    assert!(store.renew(vec![(id, first.token)], start + seconds(99)).await.unwrap().is_empty());
+    assert_eq!(store.renew(vec![first.claim], start + seconds(99)).await.unwrap(), Renewed::default());
     let late = [
         ok(),
         Settle::Retry { run_at: start, attempt: failed(1) },
@@ -186,7 +190,7 @@ pub(in crate::store) async fn a_lease_that_ran_out_is_claimed_again_and_its_late
         assert!(!settle(&store, &first, ending).await, "the first token has lost its claim");
     }
     assert_eq!(store.depths().await.unwrap(), Depths { running: 1, ..Depths::default() });
-    assert!(matches!(state(&store, id).await, StatusState::Running));
+    assert!(matches!(state(&store, id).await, StatusState::Running { progress: None }));
     assert!(settle(&store, &second, ok()).await);
     assert!(!settle(&store, &second, ok()).await, "and a claim ends once");
     assert!(matches!(state(&store, id).await, StatusState::Ok { .. }));
@@ -195,15 +199,14 @@ pub(in crate::store) async fn a_lease_that_ran_out_is_claimed_again_and_its_late
 pub(in crate::store) async fn a_renewed_lease_holds(store: Shared) {
     let ids = [accept_one(&store, event("f")).await, accept_one(&store, event("f")).await];
     let start = Utc::now();
-    let claimed = store.claim(start, start + seconds(10), 10).await.unwrap();
-    let claims = claimed.iter().map(|one| (one.queued.invocation.invocation_id, one.token));
-    let mut claims: Vec<(Uuid, Uuid)> = claims.collect();
-    claims.push((Uuid::now_v7(), claims[0].1));
-    let mut held = store.renew(claims, start + seconds(30)).await.unwrap();
-    held.sort();
-    assert_eq!(held, ids);
-    assert!(store.claim(start + seconds(20), start + seconds(60), 10).await.unwrap().is_empty());
-    assert_eq!(store.claim(start + seconds(31), start + seconds(60), 10).await.unwrap().len(), 2);
+    let claimed = claim_at(&store, start, start + seconds(10), 10).await;
+    let mut claims: Vec<Claim> = claimed.iter().map(|one| one.claim).collect();
+    claims.push(Claim { invocation_id: Uuid::now_v7(), ..claims[0] });
+    let mut renewed = store.renew(claims, start + seconds(30)).await.unwrap();
+    renewed.held.sort();
+    assert_eq!(renewed, Renewed { held: ids.to_vec(), cancel: Vec::new() });
+    assert!(claim_at(&store, start + seconds(20), start + seconds(60), 10).await.is_empty());
+    assert_eq!(claim_at(&store, start + seconds(31), start + seconds(60), 10).await.len(), 2);
 }
 
 pub(in crate::store) async fn a_retry_keeps_attempts_and_version(store: Shared) {
@@ -258,7 +261,7 @@ pub(in crate::store) async fn a_good_end_keeps_the_result_and_releases_the_effec
     let claimed = claim_one(&store).await;
     let status = store.status(id).await.unwrap().unwrap();
     assert_eq!(status.attempts, 1);
-    assert!(matches!(status.state, StatusState::Running));
+    assert!(matches!(status.state, StatusState::Running { progress: None }));
 
     let mut headers = http::HeaderMap::new();
     headers.append("set-cookie", "a=1".parse().unwrap());
@@ -266,7 +269,14 @@ pub(in crate::store) async fn a_good_end_keeps_the_result_and_releases_the_effec
     let http = Some(Box::new(HttpParts { status: http::StatusCode::CREATED, headers: headers.clone() }));
     let response = Response { body: Bytes::from_static(b"\0\xff"), http };
     let effects = vec![message("one"), message("two")];
-    assert!(settle(&store, &claimed, Settle::Ok { response, effects }).await);
+    assert!(
+        settle(
+            &store,
+            &claimed,
+            Settle::Ok { response, effects, keep_until: Some(now() + seconds(60)), events: Vec::new() }
+        )
+        .await
+    );
 
     let status = store.status(id).await.unwrap().unwrap();
     assert_eq!(status.attempts, 1);
@@ -286,19 +296,21 @@ pub(in crate::store) async fn a_good_end_keeps_the_result_and_releases_the_effec
     assert!(store.status(Uuid::now_v7()).await.unwrap().is_none());
 }
 
-pub(in crate::store) async fn the_next_due_row_is_an_unclaimed_one(store: Shared) {
+pub(in crate::store) async fn the_next_due_row_is_the_first_that_waits(store: Shared) {
     assert_eq!(store.next_due().await.unwrap(), None);
     let start = now();
-    for offset in [20, 0, 10] {
+    for offset in [20, -1, 10] {
         let mut queued = event("f");
         queued.run_at = start + seconds(offset);
         accept_one(&store, queued).await;
     }
-    assert_eq!(store.next_due().await.unwrap(), Some(start));
-    let claimed = store.claim(start, start + seconds(60), 10).await.unwrap().remove(0);
     assert_eq!(store.next_due().await.unwrap(), Some(start + seconds(10)));
-    assert!(settle(&store, &claimed, Settle::HandBack).await);
-    assert_eq!(store.next_due().await.unwrap(), Some(start));
+    let claimed = claim_at(&store, start + seconds(10), start + seconds(60), 10).await;
+    assert_eq!(claimed.len(), 2);
+    assert_eq!(store.next_due().await.unwrap(), Some(start + seconds(20)));
+    let retry = Settle::Retry { run_at: start + seconds(15), attempt: failed(1) };
+    assert!(settle(&store, &claimed[0], retry).await);
+    assert_eq!(store.next_due().await.unwrap(), Some(start + seconds(15)));
 }
 
 /// `spoil` makes the stored context of this invocation unreadable.

@@ -1,6 +1,5 @@
 //! Failed attempts of events that their source redelivers: such events have no row in the queue.
 
-use chrono::Utc;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -18,7 +17,7 @@ pub(super) async fn remember(connection: &mut PgConnection, id: Uuid, attempt: &
     .bind(id)
     .bind(i64::from(attempt.number))
     .bind(column::to_json(attempt))
-    .bind(Utc::now())
+    .bind(column::now())
     .execute(connection)
     .await?;
     Ok(())

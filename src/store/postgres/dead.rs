@@ -11,7 +11,7 @@ use trigger_core::{Binding, Custody, DeadReason, Failure, InvocationContext};
 use uuid::Uuid;
 
 use super::error::Outcome;
-use super::{column, outbox, queue};
+use super::{column, decide, ledger, outbox, row};
 use crate::store::stored::json_error;
 use crate::store::{
     DeadLetter, DeadLetterFilter, DeadLetterSummary, KeptDeadLetter, MAX_PAGE, QueuedInvocation, Redriven,
@@ -21,8 +21,10 @@ use crate::store::{
 pub(super) struct Row {
     pub(super) invocation_id: Uuid,
     binding: Arc<Binding>,
+    /// Where its end is counted, for one that is not in the queue.
+    binding_id: i64,
     subject: String,
-    reason: DeadReason,
+    pub(super) reason: DeadReason,
     failure: String,
     attempt_count: u64,
     attempts: String,
@@ -36,11 +38,12 @@ pub(super) struct Row {
 }
 
 impl Row {
-    pub(super) fn new(dead: &DeadLetter) -> Self {
+    pub(super) fn new(dead: &DeadLetter, binding_id: i64) -> Self {
         let invocation = &dead.invocation;
         Self {
             invocation_id: invocation.invocation_id,
             binding: invocation.binding.clone(),
+            binding_id,
             subject: column::text(&invocation.subject).into_owned(),
             reason: dead.reason,
             failure: column::to_json(&dead.failure),
@@ -50,7 +53,7 @@ impl Row {
             redrive_count: dead.redrive_count,
             version: dead.version,
             digest: dead.digest.map(|digest| digest.to_string()),
-            context: invocation.to_stored().to_string(),
+            context: invocation.to_stored(),
             payload: invocation.payload.clone(),
             publish: dead.publish.as_ref().map(outbox::Row::new),
         }
@@ -115,24 +118,47 @@ macro_rules! keep {
 }
 
 /// Ends claims with dead letters: letters, messages and removal at once. Answers the ids and tokens that held.
-pub(super) const SETTLE: &str = concat!(
-    "WITH ",
-    letters!(),
-    ", gone AS (
-        DELETE FROM queue q USING letter l
-        WHERE q.invocation_id = l.invocation_id AND q.claim_token = l.claim_token
-        RETURNING q.invocation_id, q.claim_token
-    ), ",
-    keep!("letter JOIN gone USING (invocation_id, claim_token)"),
-    " SELECT invocation_id, claim_token FROM gone"
-);
+macro_rules! settle {
+    ($promote:expr) => {
+        concat!(
+            "WITH ",
+            letters!(),
+            ", gone AS (
+                DELETE FROM queue q USING letter l
+                WHERE q.invocation_id = l.invocation_id AND q.claim_token = l.claim_token
+                RETURNING q.invocation_id, q.claim_token, q.binding_id, q.ordering_key, q.position, q.state
+            ), ",
+            keep!("letter JOIN gone USING (invocation_id, claim_token)"),
+            ", ",
+            $promote,
+            count!(
+                "SELECT gone.binding_id, 'dead', letter.reason, count(*)
+                 FROM letter JOIN gone USING (invocation_id, claim_token) GROUP BY gone.binding_id, letter.reason"
+            ),
+            " SELECT invocation_id, claim_token FROM gone"
+        )
+    };
+}
 
-/// Keeps dead letters of events that are not in the queue, and forgets their remembered attempts.
-const INSERT: &str = concat!(
+pub(super) const SETTLE: &str = settle!("");
+pub(super) const SETTLE_ORDERED: &str = settle!(concat!(promote!("$23"), ", "));
+
+/// Keeps dead letters, whose ends are counted elsewhere.
+const KEEP: &str = concat!("WITH ", letters!(), ", ", keep!("letter"), " SELECT");
+
+/// Keeps dead letters of events that are not in the queue, counts them, of the trigger `$24`, and forgets their
+/// remembered attempts.
+const BURY: &str = concat!(
     "WITH ",
     letters!(),
     ", ",
     keep!("letter"),
+    ", ",
+    count!(
+        "SELECT $24::bigint, 'accepted', '', count(*) FROM letter
+         UNION ALL
+         SELECT $24::bigint, 'dead', reason, count(*) FROM letter GROUP BY reason"
+    ),
     " DELETE FROM remembered_attempts WHERE invocation_id IN (SELECT invocation_id FROM letter)"
 );
 
@@ -168,12 +194,19 @@ pub(super) fn bind<'q>(
         .bind(published.iter().map(|one| one.map(|row| row.headers.as_str())).collect::<Vec<_>>())
         .bind(published.iter().map(|one| one.map(|row| row.payload.as_ref())).collect::<Vec<Option<&[u8]>>>())
         .bind(tokens)
-        .bind(Utc::now())
+        .bind(column::now())
 }
 
-/// Keeps a dead letter, in place of an older one of the same invocation, and what to publish about it.
-pub(super) async fn insert(connection: &mut PgConnection, row: &Row) -> Outcome<()> {
-    bind(sqlx::query(INSERT), &[row], vec![Uuid::nil()]).execute(connection).await?;
+/// Keeps a dead letter whose end is counted elsewhere, in place of an older one of the same invocation, and what to
+/// publish about it.
+pub(super) async fn keep(connection: &mut PgConnection, row: &Row) -> Outcome<()> {
+    bind(sqlx::query(KEEP), &[row], vec![Uuid::nil()]).execute(connection).await?;
+    Ok(())
+}
+
+/// The same for an event that was not in the queue: it came and ended at once.
+pub(super) async fn bury(connection: &mut PgConnection, row: &Row) -> Outcome<()> {
+    bind(sqlx::query(BURY), &[row], vec![Uuid::nil()]).bind(row.binding_id).execute(connection).await?;
     Ok(())
 }
 
@@ -276,23 +309,46 @@ pub(super) async fn get(connection: &mut PgConnection, id: Uuid, lock: bool) -> 
     Ok(Some((dead, row.try_get(9)?)))
 }
 
+/// What a redrive needs to know before it begins: where the event came in. `None` for no such dead letter.
+pub(super) async fn binding_of(connection: &mut PgConnection, id: Uuid) -> Outcome<Option<Binding>> {
+    let found = sqlx::query(
+        "SELECT namespace, function_name, trigger_id, trigger_type FROM dead_letters WHERE invocation_id = $1",
+    )
+    .bind(id)
+    .fetch_optional(connection)
+    .await?;
+    found.as_ref().map(|row| column::binding(row, 0)).transpose()
+}
+
 /// Puts the event back in the queue as if it had just come, and marks the dead letter.
-pub(super) async fn redrive(connection: &mut PgConnection, id: Uuid, run_at: DateTime<Utc>) -> Outcome<Redriven> {
+pub(super) async fn redrive(
+    connection: &mut PgConnection,
+    id: Uuid,
+    binding_id: i64,
+    run_at: DateTime<Utc>,
+) -> Outcome<Redriven> {
     let mut transaction = connection.begin().await?;
     let Some((dead, redriven_at)) = get(&mut transaction, id, true).await? else { return Ok(Redriven::Unknown) };
     if redriven_at.is_some() {
         return Ok(Redriven::Already);
     }
+    let reason = dead.reason;
     let mut invocation = dead.invocation;
     invocation.attempt = 1;
     invocation.version = None;
     invocation.custody = Custody::Engine;
     let redrive_count = dead.redrive_count.saturating_add(1);
     let queued = QueuedInvocation { invocation, run_at, attempts: Vec::new(), redrive_count };
-    queue::insert(&mut transaction, &queue::Row::new(&queued).without_key()).await?;
+    let row = row::Row::new(&queued, binding_id).without_keys();
+    let mut counts = ledger::Counts::default();
+    // It is dead no more.
+    counts.add(binding_id, "dead", reason.as_str(), -1);
+    // Writing it counts it as accepted, which it was before.
+    counts.add(binding_id, "accepted", "", -1);
+    decide::insert(&mut transaction, &row, &counts).await?;
     sqlx::query("UPDATE dead_letters SET redriven_at = $2 WHERE invocation_id = $1")
         .bind(id)
-        .bind(Utc::now())
+        .bind(column::now())
         .execute(&mut *transaction)
         .await?;
     transaction.commit().await?;

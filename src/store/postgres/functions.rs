@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::Bytes;
-use chrono::Utc;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Postgres, Row as _};
+use trigger_core::Binding;
 use uuid::Uuid;
 
 use super::column;
@@ -86,7 +86,7 @@ async fn put_modules(connection: &mut PgConnection, functions: &[Deploy]) -> Out
     )
     .bind(&digests)
     .bind(sizes)
-    .bind(Utc::now())
+    .bind(column::now())
     .execute(&mut *connection)
     .await?;
     // The server hashes what it has, so that megabytes travel only when they are new.
@@ -165,7 +165,7 @@ async fn put_versions(
     .bind(functions.iter().map(|function| function.abi.as_str()).collect::<Vec<&str>>())
     .bind(definitions)
     .bind(&digests)
-    .bind(Utc::now())
+    .bind(column::now())
     .fetch_all(&mut *connection)
     .await?;
     let created: HashSet<Uuid> = created.into_iter().collect();
@@ -309,4 +309,20 @@ pub(super) async fn module(connection: &mut PgConnection, digest: Digest) -> Out
         .bind(digest.to_string())
         .fetch_optional(connection)
         .await?)
+}
+
+/// Whether a trigger is deployed.
+pub(super) async fn has_trigger(connection: &mut PgConnection, binding: &Binding) -> Outcome<bool> {
+    Ok(sqlx::query_scalar(
+        "SELECT EXISTS (
+            SELECT FROM triggers t JOIN functions f USING (function_id)
+            WHERE f.namespace = $1 AND f.name = $2 AND t.trigger_id = $3 AND t.trigger_type = $4
+         )",
+    )
+    .bind(&*binding.namespace)
+    .bind(&*binding.function_name)
+    .bind(&*binding.trigger_id)
+    .bind(binding.trigger_type.as_str())
+    .fetch_one(connection)
+    .await?)
 }

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::claim::Waiting;
 use super::settings::PostgresSettings;
 
 /// The shortest time between two notifications.
@@ -33,7 +34,22 @@ pub(super) struct Signals {
     /// Rows of ours are due: tell the others.
     pub(super) tell: Notify,
     /// Rows of others are due, or may be.
-    pub(super) woken: Notify,
+    woken: Notify,
+    /// When a row that waits may come due.
+    pub(super) waiting: Waiting,
+}
+
+impl Signals {
+    /// Others may have changed anything.
+    fn wake(&self) {
+        self.waiting.forget();
+        self.woken.notify_one();
+    }
+
+    /// Ends when others have made rows due, or may have.
+    pub(super) async fn woken(&self) {
+        self.woken.notified().await;
+    }
 }
 
 /// Tells the other engines, until stopped. `me` is how we know our own notifications.
@@ -91,15 +107,15 @@ async fn listen(settings: &PostgresSettings, me: Uuid, signals: &Signals) -> sql
     listener.listen(&settings.channel()).await?;
     let me = me.to_string();
     // What was told before we listened.
-    signals.woken.notify_one();
+    signals.wake();
     loop {
         match tokio::time::timeout(SILENCE, listener.try_recv()).await {
             Err(_) => return Ok(()),
             Ok(Ok(Some(notification))) if notification.payload() == me => {}
             // `None`: the connection was lost and is there again, and what was told meanwhile is lost.
-            Ok(Ok(Some(_) | None)) => signals.woken.notify_one(),
+            Ok(Ok(Some(_) | None)) => signals.wake(),
             Ok(Err(error)) => {
-                signals.woken.notify_one();
+                signals.wake();
                 return Err(error);
             }
         }

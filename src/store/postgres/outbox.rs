@@ -87,7 +87,7 @@ pub(super) async fn add(connection: &mut PgConnection, rows: &[Row]) -> Outcome<
     .bind(columns.replies)
     .bind(columns.headers)
     .bind(columns.payloads)
-    .bind(Utc::now())
+    .bind(column::now())
     .execute(connection)
     .await?;
     Ok(())

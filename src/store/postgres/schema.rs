@@ -9,7 +9,11 @@ use super::error::Outcome;
 use crate::store::Error;
 
 /// Applied in order. The list only grows; what is in it never changes.
-const MIGRATIONS: &[&str] = &[include_str!("../../../migrations/postgres/0001_initial.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../../../migrations/postgres/0001_initial.sql"),
+    include_str!("../../../migrations/postgres/0002_queue.sql"),
+    include_str!("../../../migrations/postgres/0003_functions.sql"),
+];
 
 /// The oldest server that the statements are tested on.
 const OLDEST_SERVER: i32 = 150_000;

@@ -9,19 +9,22 @@ use uuid::Uuid;
 
 use super::error::Outcome;
 use super::{column, dead};
+use crate::store::queued;
 
 /// In the queue, ended, or given up on: one statement, so that no row is missed while it moves. A dead letter that was
 /// redriven and is not in the queue ended well, and its result was forgotten since.
 const STATUS: &str = "
-    SELECT namespace, function_name, trigger_id, trigger_type, attempt::bigint, 1 AS place, run_at, claim_token,
-        NULL::integer AS http_status, NULL AS http_headers, NULL::bytea AS body, NULL AS reason, NULL AS failure
-    FROM queue WHERE invocation_id = $1
+    SELECT b.namespace, b.function_name, b.trigger_id, b.trigger_type, found.* FROM (
+        SELECT binding_id, attempt::bigint, 1 AS place, run_at, claim_token, progress,
+            NULL::integer AS http_status, NULL AS http_headers, NULL::bytea AS body, NULL AS reason, NULL AS failure
+        FROM queue WHERE invocation_id = $1
+        UNION ALL
+        SELECT binding_id, attempts, CASE state WHEN 'ok' THEN 2 ELSE 3 END, NULL, NULL, NULL,
+            http_status, http_headers, body, NULL, NULL
+        FROM results WHERE invocation_id = $1
+    ) AS found JOIN bindings b USING (binding_id)
     UNION ALL
-    SELECT namespace, function_name, trigger_id, trigger_type, attempts, 2, NULL, NULL,
-        http_status, http_headers, body, NULL, NULL
-    FROM results WHERE invocation_id = $1
-    UNION ALL
-    SELECT namespace, function_name, trigger_id, trigger_type, attempt_count, 3, NULL, NULL,
+    SELECT namespace, function_name, trigger_id, trigger_type, NULL, attempt_count, 4, NULL, NULL, NULL,
         NULL, NULL, NULL, reason, failure
     FROM dead_letters WHERE invocation_id = $1 AND redriven_at IS NULL
     ORDER BY place LIMIT 1
@@ -30,22 +33,25 @@ const STATUS: &str = "
 /// How an invocation stands.
 pub(super) async fn of(connection: &mut PgConnection, id: Uuid) -> Outcome<Option<Status>> {
     let Some(row) = sqlx::query(STATUS).bind(id).fetch_optional(connection).await? else { return Ok(None) };
-    let number = column::number(&row, 4)?;
-    let (attempts, state) = match row.try_get::<i32, _>(5)? {
-        1 if row.try_get::<Option<Uuid>, _>(7)?.is_some() => (number, StatusState::Running),
-        1 => (number.saturating_sub(1), StatusState::Queued { run_at: column::moment(&row, 6)? }),
+    let number = column::number(&row, 5)?;
+    let (attempts, state) = match row.try_get::<i32, _>(6)? {
+        1 if row.try_get::<Option<Uuid>, _>(8)?.is_some() => {
+            (number, StatusState::Running { progress: queued::read_progress(row.try_get(9)?) })
+        }
+        1 => (number.saturating_sub(1), StatusState::Queued { run_at: column::moment(&row, 7)? }),
         2 => (number, ok(&row, id)?),
-        _ => (number, StatusState::Dead { reason: dead::reason(&row, 11)?, failure: dead::failure(&row, 12)? }),
+        3 => (number, StatusState::Cancelled),
+        _ => (number, StatusState::Dead { reason: dead::reason(&row, 13)?, failure: dead::failure(&row, 14)? }),
     };
     Ok(Some(Status { binding: column::binding(&row, 0)?, attempts, state }))
 }
 
 fn ok(row: &PgRow, id: Uuid) -> Outcome<StatusState> {
-    let body = Bytes::from(row.try_get::<Vec<u8>, _>(10)?);
-    let http = match row.try_get::<Option<i32>, _>(8)? {
+    let body = Bytes::from(row.try_get::<Vec<u8>, _>(12)?);
+    let http = match row.try_get::<Option<i32>, _>(10)? {
         None => None,
         Some(status) => {
-            let headers: Option<String> = row.try_get(9)?;
+            let headers: Option<String> = row.try_get(11)?;
             Some(Box::new(http_parts(status, headers.as_deref().unwrap_or("[]"), id)?))
         }
     };

@@ -8,13 +8,17 @@ use chrono::{DateTime, Utc};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection as _, PgPool, Postgres};
-use trigger_core::Accepted;
+use trigger_core::Binding;
 
+use super::accept::{self, List};
+use super::bindings::{self, Bindings};
+use super::due::Due;
 use super::error::{Fail, Outcome};
+use super::row::Row;
 use super::settings::PostgresSettings;
-use super::settle::{Claim, Ending, Kind};
-use super::{error, listen, queue, settle};
-use crate::store::{Error, Result};
+use super::settle::{self, Ending, Kind};
+use super::{column, decide, error, listen};
+use crate::store::{Admitted, Error, QueuedInvocation, Result};
 
 /// How often an operation that lost against another one is tried.
 const TRIES: u32 = 5;
@@ -29,6 +33,7 @@ pub(super) struct Core {
     /// How long an operation may take on its connection.
     pub(super) limit: Duration,
     pub(super) signals: Arc<listen::Signals>,
+    pub(super) bindings: Bindings,
 }
 
 /// Does `$work` with `$connection`, again when it lost against another operation. A macro, because no bound says yet
@@ -89,43 +94,103 @@ impl Core {
         }
     }
 
-    /// Accepts lists of rows together.
-    pub(super) async fn accept(&self, lists: Vec<Vec<queue::Row>>) -> Vec<Result<Vec<Accepted>>> {
-        let lengths: Vec<usize> = lists.iter().map(Vec::len).collect();
-        let rows: Vec<queue::Row> = lists.into_iter().flatten().collect();
-        match on_connection!(self, |connection| queue::accept(connection, &rows)) {
-            Ok(accepted) => {
-                self.due_now(rows.iter().map(|row| row.run_at));
-                let mut accepted = accepted.into_iter();
-                lengths.into_iter().map(|length| Ok(accepted.by_ref().take(length).collect())).collect()
+    /// The numbers of triggers, in the order of the question.
+    pub(super) async fn binding_ids(&self, of: &[&Arc<Binding>]) -> Result<Vec<i64>> {
+        loop {
+            let known: Vec<Option<i64>> = of.iter().map(|binding| self.bindings.id(binding)).collect();
+            let missing = of.iter().zip(&known).filter(|(_, id)| id.is_none()).map(|(binding, _)| &***binding);
+            let missing: Vec<&Binding> = missing.collect();
+            if missing.is_empty() {
+                return Ok(known.into_iter().flatten().collect());
+            }
+            let found = on_connection!(self, |connection| bindings::resolve(connection, &missing))?;
+            self.bindings.learn(found);
+        }
+    }
+
+    /// Rows to be written.
+    pub(super) async fn rows(&self, queued: &[QueuedInvocation]) -> Result<Vec<Row>> {
+        let of: Vec<&Arc<Binding>> = queued.iter().map(|queued| &queued.invocation.binding).collect();
+        let ids = self.binding_ids(&of).await?;
+        Ok(queued.iter().zip(ids).map(|(queued, id)| Row::new(queued, id)).collect())
+    }
+
+    /// The triggers of claimed rows.
+    pub(super) async fn bindings_of(&self, rows: &[Due]) -> Result<Vec<Arc<Binding>>> {
+        let missing: Vec<i64> =
+            rows.iter().map(|row| row.binding_id).filter(|id| self.bindings.binding(*id).is_none()).collect();
+        if !missing.is_empty() {
+            let found = on_connection!(self, |connection| bindings::of(connection, &missing))?;
+            self.bindings.learn(found);
+        }
+        let of = |row: &Due| {
+            let unknown = || Error::Corrupt {
+                what: "a queued event".to_owned(),
+                why: format!("the table `bindings` has no row {}", row.binding_id),
+            };
+            self.bindings.binding(row.binding_id).ok_or_else(unknown)
+        };
+        rows.iter().map(of).collect()
+    }
+
+    /// Accepts lists of rows together: those that need no locks with one statement, the others in one transaction.
+    pub(super) async fn accept(&self, lists: Vec<List>) -> Vec<Result<Vec<Admitted>>> {
+        let since = column::now();
+        let mut answers: Vec<Result<Vec<Admitted>>> = lists.iter().map(|_| Ok(Vec::new())).collect();
+        let (with_keys, without): (Vec<usize>, Vec<usize>) =
+            (0..lists.len()).partition(|index| lists[*index].needs_locks());
+        for group in [without, with_keys] {
+            if !group.is_empty() {
+                self.accept_group(&lists, &group, &mut answers).await;
+            }
+        }
+        for (list, answer) in lists.iter().zip(&answers) {
+            let Ok(admitted) = answer else { continue };
+            let left = list
+                .rows
+                .iter()
+                .zip(admitted)
+                .filter(|(_, admitted)| matches!(admitted, Admitted::New { claimed: false, .. }));
+            self.due(since, left.map(|(row, _)| row.run_at));
+        }
+        answers
+    }
+
+    async fn accept_group(&self, lists: &[List], group: &[usize], answers: &mut [Result<Vec<Admitted>>]) {
+        let together: Vec<&List> = group.iter().map(|index| &lists[*index]).collect();
+        match self.accept_lists(&together).await {
+            Ok(admitted) => {
+                group.iter().zip(admitted).for_each(|(index, admitted)| answers[*index] = Ok(admitted));
             }
             // One that cannot be written must not take the others with it.
-            Err(Error::Corrupt { .. }) if lengths.len() > 1 => {
-                let mut answers = Vec::with_capacity(lengths.len());
-                let mut rest = rows.as_slice();
-                for length in lengths {
-                    let (list, others) = rest.split_at(length);
-                    rest = others;
-                    answers.push(on_connection!(self, |connection| queue::accept(connection, list)));
+            Err(Error::Corrupt { .. }) if together.len() > 1 => {
+                for index in group {
+                    let alone = self.accept_lists(&[&lists[*index]]).await;
+                    answers[*index] = alone.map(|mut admitted| admitted.pop().unwrap_or_default());
                 }
-                self.signals.tell.notify_one();
-                answers
             }
-            Err(error) => lengths.into_iter().map(|_| Err(error.clone())).collect(),
+            Err(error) => group.iter().for_each(|index| answers[*index] = Err(error.clone())),
         }
+    }
+
+    async fn accept_lists(&self, lists: &[&List]) -> Result<Vec<Vec<Admitted>>> {
+        if lists.iter().any(|list| list.needs_locks()) {
+            return on_connection!(self, |connection| decide::accept_locked(connection, lists));
+        }
+        on_connection!(self, |connection| accept::accept(connection, lists))
     }
 
     /// Ends claims together.
     pub(super) async fn settle(&self, endings: Vec<Ending>) -> Vec<Result<bool>> {
         let mut answers: Vec<Result<bool>> = endings.iter().map(|_| Ok(false)).collect();
-        let mut seen: HashSet<Claim> = HashSet::with_capacity(endings.len());
+        let mut seen = HashSet::with_capacity(endings.len());
         // A claim ends once: whoever names it a second time has lost it.
-        let firsts: Vec<usize> = (0..endings.len()).filter(|index| seen.insert(endings[*index].claim)).collect();
-        for kind in Kind::ALL {
-            let mut of_kind: Vec<usize> =
-                firsts.iter().copied().filter(|index| endings[*index].kind() == kind).collect();
+        let firsts: Vec<usize> = (0..endings.len()).filter(|index| seen.insert(endings[*index].held())).collect();
+        for (kind, locks) in Kind::ALL.into_iter().flat_map(|kind| [(kind, false), (kind, true)]) {
+            let is_of = |ending: &Ending| ending.kind() == kind && ending.needs_locks() == locks;
+            let mut of_kind: Vec<usize> = firsts.iter().copied().filter(|index| is_of(&endings[*index])).collect();
             // In one order everywhere, so that groups which touch the same rows wait for each other instead of both.
-            of_kind.sort_by_key(|index| endings[*index].claim);
+            of_kind.sort_by_key(|index| endings[*index].held());
             if !of_kind.is_empty() {
                 self.settle_kind(kind, &endings, &of_kind, &mut answers).await;
             }
@@ -134,9 +199,10 @@ impl Core {
     }
 
     async fn settle_kind(&self, kind: Kind, endings: &[Ending], of_kind: &[usize], answers: &mut [Result<bool>]) {
+        let since = column::now();
         let group: Vec<&Ending> = of_kind.iter().map(|index| &endings[*index]).collect();
         match on_connection!(self, |connection| settle::settle(connection, kind, &group)) {
-            Ok(ended) => of_kind.iter().for_each(|index| answers[*index] = Ok(ended.contains(&endings[*index].claim))),
+            Ok(ended) => of_kind.iter().for_each(|index| answers[*index] = Ok(ended.contains(&endings[*index].held()))),
             Err(Error::Corrupt { .. }) if group.len() > 1 => {
                 for index in of_kind {
                     let alone = [&endings[*index]];
@@ -146,18 +212,34 @@ impl Core {
             }
             Err(error) => of_kind.iter().for_each(|index| answers[*index] = Err(error.clone())),
         }
-        if kind == Kind::HandBack {
+        // What was handed back, and whose turn it is behind an ordered row, is anybody's.
+        if kind == Kind::HandBack || group.iter().any(|ending| ending.claim.ordered && ending.needs_locks()) {
+            self.changed();
+        }
+        self.due(since, group.iter().flat_map(|ending| ending.due_again().into_iter().chain(ending.events_due())));
+    }
+
+    /// Rows that were written since `since` are due at these moments. The other engines are told of those that are due
+    /// already. One that is due later is its own engine's to wait for, and a poll's if that engine is gone.
+    pub(super) fn due(&self, since: DateTime<Utc>, moments: impl Iterator<Item = DateTime<Utc>>) {
+        let now = column::now();
+        let mut tell = false;
+        for moment in moments {
+            // Those that were due when they were written are ready.
+            if moment > since {
+                self.signals.waiting.add(moment);
+            }
+            tell |= moment <= now;
+        }
+        if tell {
             self.signals.tell.notify_one();
         }
     }
 
-    /// Tells the other engines of rows that are due already. One that is due later is its own engine's to wait for, and
-    /// a poll's if that engine is gone.
-    pub(super) fn due_now(&self, mut moments: impl Iterator<Item = DateTime<Utc>>) {
-        let now = Utc::now();
-        if moments.any(|moment| moment <= now) {
-            self.signals.tell.notify_one();
-        }
+    /// Rows have changed in a way that others, and the next claim here, have to look for.
+    pub(super) fn changed(&self) {
+        self.signals.waiting.forget();
+        self.signals.tell.notify_one();
     }
 }
 

@@ -7,13 +7,13 @@ use super::{column, row};
 use crate::store::{FailedAttempt, Result};
 
 /// Remembers a failed attempt.
-pub(super) fn remember(connection: &Connection, id: Uuid, attempt: &FailedAttempt) -> Result<()> {
+pub(super) fn remember(connection: &Connection, id: Uuid, attempt: &FailedAttempt, now: i64) -> Result<()> {
     connection
         .prepare_cached(
             "INSERT INTO remembered_attempts (invocation_id, number, attempt, remembered_at) VALUES (?1, ?2, ?3, ?4)
              ON CONFLICT DO UPDATE SET attempt = excluded.attempt, remembered_at = excluded.remembered_at",
         )?
-        .execute(params![id.as_bytes(), attempt.number, row::to_json(attempt), column::now()])?;
+        .execute(params![id.as_bytes(), attempt.number, row::to_json(attempt), now])?;
     Ok(())
 }
 

@@ -48,6 +48,7 @@ pub(super) fn find(connection: &Connection, binding: &Binding) -> Result<Option<
          WHERE namespace = ?1 AND function_name = ?2 AND trigger_id = ?3 AND trigger_type = ?4",
     )?;
     let Binding { namespace, function_name, trigger_id, trigger_type } = binding;
-    let found = select.query_row(params![namespace, function_name, trigger_id, trigger_type.as_str()], |row| row.get(0));
+    let found =
+        select.query_row(params![namespace, function_name, trigger_id, trigger_type.as_str()], |row| row.get(0));
     Ok(found.optional()?)
 }

@@ -158,7 +158,7 @@ pub(super) fn park(connection: &Connection, row: &Unreadable, token: Uuid, now: 
              VALUES (?1, ?2, ?3, ?4, ?5)",
         )?
         .execute(params![id.as_bytes(), row.reason, row.context, row.attempts, now])?;
-    dead::insert(connection, &row.dead)?;
+    dead::insert(connection, &row.dead, now)?;
     ledger::add(claim.binding_id, "dead", row.dead.reason.as_str(), 1);
     row::remove(connection, id, true, now)
 }
@@ -167,9 +167,8 @@ pub(super) fn park(connection: &Connection, row: &Unreadable, token: Uuid, now: 
 pub(super) fn renew(connection: &Connection, claims: &[Claim], lease_until: i64) -> Result<Renewed> {
     let mut update = connection
         .prepare_cached("UPDATE claims SET lease_until = ?3 WHERE invocation_id = ?1 AND claim_token = ?2")?;
-    let mut wanted = connection.prepare_cached(
-        "SELECT 1 FROM queue WHERE invocation_id = ?1 AND cancel_requested_at IS NOT NULL",
-    )?;
+    let mut wanted = connection
+        .prepare_cached("SELECT 1 FROM queue WHERE invocation_id = ?1 AND cancel_requested_at IS NOT NULL")?;
     let mut renewed = Renewed::default();
     for claim in claims {
         let id = claim.invocation_id.as_bytes();
@@ -183,23 +182,10 @@ pub(super) fn renew(connection: &Connection, claims: &[Claim], lease_until: i64)
     Ok(renewed)
 }
 
-/// When the next row that nobody has claimed is due.
+/// When the next row that waits for its moment is due.
 pub(super) fn next_due(connection: &Connection) -> Result<Option<DateTime<Utc>>> {
     let mut waiting = connection.prepare_cached("SELECT run_at FROM queue WHERE state = 0 ORDER BY run_at LIMIT 1")?;
-    let waiting = waiting.query_row([], |row| column::moment(row, 0)).optional()?;
-    // Of those that are ready any will do: they are due.
-    let mut ready = connection.prepare_cached(
-        "SELECT run_at FROM queue WHERE state = 1
-         AND NOT EXISTS (SELECT 1 FROM claims WHERE claims.invocation_id = queue.invocation_id)
-         AND NOT EXISTS (
-            SELECT 1 FROM bindings b WHERE b.binding_id = queue.binding_id AND b.paused_at IS NOT NULL)
-         LIMIT 1",
-    )?;
-    let ready = ready.query_row([], |row| column::moment(row, 0)).optional()?;
-    Ok(match (waiting, ready) {
-        (Some(waiting), Some(ready)) => Some(waiting.min(ready)),
-        (one, other) => one.or(other),
-    })
+    Ok(waiting.query_row([], |row| column::moment(row, 0)).optional()?)
 }
 
 #[cfg(test)]

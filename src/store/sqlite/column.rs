@@ -14,11 +14,6 @@ pub(super) fn micros(moment: DateTime<Utc>) -> i64 {
     moment.timestamp_micros()
 }
 
-/// The current time, as stored.
-pub(super) fn now() -> i64 {
-    micros(Utc::now())
-}
-
 /// An unsigned size or count as SQLite has it.
 pub(super) fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)

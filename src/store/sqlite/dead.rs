@@ -60,7 +60,7 @@ impl Row {
 }
 
 /// Keeps a dead letter, in place of an older one of the same invocation, and what to publish about it.
-pub(super) fn insert(connection: &Connection, row: &Row) -> Result<()> {
+pub(super) fn insert(connection: &Connection, row: &Row, now: i64) -> Result<()> {
     let outbox_id = row.publish.as_ref().map(|message| message.id.as_bytes());
     connection
         .prepare_cached(
@@ -90,7 +90,7 @@ pub(super) fn insert(connection: &Connection, row: &Row) -> Result<()> {
             row.payload.as_ref(),
         ])?;
     match &row.publish {
-        Some(message) => outbox::insert(connection, message, Some(row.invocation_id)),
+        Some(message) => outbox::insert(connection, message, Some(row.invocation_id), now),
         None => Ok(()),
     }
 }
@@ -205,12 +205,7 @@ pub(super) fn get(connection: &Connection, id: Uuid) -> Result<Option<KeptDeadLe
 }
 
 /// Puts the event back in the queue as if it had just come, and marks the dead letter.
-pub(super) fn redrive(
-    connection: &Connection,
-    id: Uuid,
-    run_at: DateTime<Utc>,
-    now: i64,
-) -> Result<Redriven> {
+pub(super) fn redrive(connection: &Connection, id: Uuid, run_at: DateTime<Utc>, now: i64) -> Result<Redriven> {
     let Some((dead, redriven_at)) = get(connection, id)? else { return Ok(Redriven::Unknown) };
     if redriven_at.is_some() {
         return Ok(Redriven::Already);

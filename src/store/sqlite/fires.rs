@@ -24,14 +24,7 @@ pub(super) fn skip(connection: &Connection, skipped: &[Skipped], now: i64) -> Re
     )?;
     for fire in skipped {
         let count = column::signed(fire.count);
-        let new = insert.execute(params![
-            fire.binding_id,
-            fire.scheduled_at,
-            fire.until,
-            count,
-            fire.reason,
-            now
-        ])?;
+        let new = insert.execute(params![fire.binding_id, fire.scheduled_at, fire.until, count, fire.reason, now])?;
         remember(connection, fire.binding_id, fire.until)?;
         if new == 1 {
             ledger::add(fire.binding_id, "accepted", "", count);

@@ -39,6 +39,7 @@ pub(super) fn deploy(
     namespace: &str,
     functions: &[Deploy],
     digests: &[Digest],
+    now: i64,
 ) -> Result<Vec<Deployed>> {
     if let Some(deployed) = as_it_is(connection, namespace, functions, digests)? {
         return Ok(deployed);
@@ -50,7 +51,7 @@ pub(super) fn deploy(
     functions
         .iter()
         .zip(digests)
-        .map(|(function, digest)| deploy_one(connection, namespace, function, *digest))
+        .map(|(function, digest)| deploy_one(connection, namespace, function, *digest, now))
         .collect()
 }
 
@@ -89,13 +90,19 @@ fn as_it_is(
     Ok(Some(deployed))
 }
 
-fn deploy_one(connection: &Connection, namespace: &str, function: &Deploy, definition: Digest) -> Result<Deployed> {
+fn deploy_one(
+    connection: &Connection,
+    namespace: &str,
+    function: &Deploy,
+    definition: Digest,
+    now: i64,
+) -> Result<Deployed> {
     let name = function.definition.name.as_str();
-    put_module(connection, function)?;
+    put_module(connection, function, now)?;
     let function_id = identity(connection, namespace, name)?;
     let (version, created) = match identical(connection, function_id, function.digest, definition)? {
         Some(version) => (version, false),
-        None => (put_version(connection, function_id, function, definition)?, true),
+        None => (put_version(connection, function_id, function, definition, now)?, true),
     };
     connection
         .prepare_cached(
@@ -120,13 +127,13 @@ fn deploy_one(connection: &Connection, namespace: &str, function: &Deploy, defin
 }
 
 /// Stores a module's bytes, unless they are there. Deploying it again repairs bytes that were damaged.
-fn put_module(connection: &Connection, function: &Deploy) -> Result<()> {
+fn put_module(connection: &Connection, function: &Deploy, now: i64) -> Result<()> {
     let (digest, bytes) = (function.digest.to_string(), function.module.as_ref());
     connection
         .prepare_cached(
             "INSERT INTO modules (digest, size_bytes, created_at) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
         )?
-        .execute(params![digest, column::signed(bytes.len() as u64), column::now()])?;
+        .execute(params![digest, column::signed(bytes.len() as u64), now])?;
     connection
         .prepare_cached(
             "INSERT INTO module_blobs (digest, bytes) VALUES (?1, ?2)
@@ -167,7 +174,13 @@ fn identical(
         .optional()?)
 }
 
-fn put_version(connection: &Connection, function_id: [u8; 16], function: &Deploy, definition: Digest) -> Result<u32> {
+fn put_version(
+    connection: &Connection,
+    function_id: [u8; 16],
+    function: &Deploy,
+    definition: Digest,
+    now: i64,
+) -> Result<u32> {
     let json = serde_json::to_string(&function.definition)
         .map_err(|error| column::corrupt(format!("the definition of {}", function.definition.name), error))?;
     Ok(connection
@@ -177,14 +190,7 @@ fn put_version(connection: &Connection, function_id: [u8; 16], function: &Deploy
              RETURNING version",
         )?
         .query_row(
-            params![
-                function_id,
-                function.digest.to_string(),
-                function.abi.as_str(),
-                json,
-                definition.to_string(),
-                column::now()
-            ],
+            params![function_id, function.digest.to_string(), function.abi.as_str(), json, definition.to_string(), now],
             |row| row.get(0),
         )?)
 }

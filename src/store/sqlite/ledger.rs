@@ -97,6 +97,8 @@ pub(super) fn claimed(connection: &Connection) -> Result<HashMap<i64, Claimed>> 
 
 /// Every trigger's counts, and what is in the queue: one snapshot.
 pub(super) fn read(connection: &Connection, claimed: &HashMap<i64, Claimed>) -> Result<Vec<LedgerRow>> {
+    // In memory the writer reads too, in the middle of a transaction perhaps.
+    write(connection)?;
     let mut select = connection.prepare_cached(
         "WITH live AS MATERIALIZED (SELECT binding_id, count(*) AS rows FROM queue GROUP BY binding_id),
             counted AS MATERIALIZED (

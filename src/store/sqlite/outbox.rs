@@ -44,8 +44,7 @@ pub(super) fn headers_to_json(headers: &Headers) -> String {
 }
 
 /// Adds a message, and says which dead letter it is about.
-pub(super) fn insert(connection: &Connection, row: &Row, dead_letter_id: Option<Uuid>) -> Result<()> {
-    let now = column::now();
+pub(super) fn insert(connection: &Connection, row: &Row, dead_letter_id: Option<Uuid>, now: i64) -> Result<()> {
     connection
         .prepare_cached(
             "INSERT INTO outbox (id, due_at, dead_letter_id, created_at, subject, reply, headers, payload)

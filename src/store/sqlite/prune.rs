@@ -37,7 +37,7 @@ const TOO_MANY: &str = "DELETE FROM traces WHERE rowid IN (
     SELECT rowid FROM traces WHERE rowid <= (SELECT max(rowid) FROM traces) - ?1 ORDER BY rowid LIMIT ?2)";
 
 /// One step. `true` if there may be more to do.
-pub(super) fn step(connection: &Connection, retention: &Retention) -> Result<bool> {
+pub(super) fn step(connection: &Connection, retention: &Retention, now: i64) -> Result<bool> {
     let moments = [
         retention.results_before,
         retention.traces_before,
@@ -53,6 +53,6 @@ pub(super) fn step(connection: &Connection, retention: &Retention) -> Result<boo
     removed[1] += connection
         .prepare_cached(TOO_MANY)?
         .execute(params![column::signed(retention.traces_max_rows), left as i64])?;
-    let unheld = connection.prepare_cached(UNHELD)?.execute(params![column::now(), STEP as i64])?;
+    let unheld = connection.prepare_cached(UNHELD)?.execute(params![now, STEP as i64])?;
     Ok(unheld >= STEP || removed.into_iter().any(|removed| removed >= STEP))
 }

@@ -1,11 +1,9 @@
 //! A row of the queue, ready to be written. What needs JSON is prepared by the callers: the functions that run on the
 //! writer's thread only move columns.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use rusqlite::{Connection, params};
-use trigger_core::{Binding, FireCause, Ordering, Unique};
+use trigger_core::{FireCause, Ordering, Unique};
 use uuid::Uuid;
 
 use super::{column, sql};
@@ -21,7 +19,6 @@ pub(super) const BEHIND: i64 = 2;
 /// A row to be written.
 pub(super) struct Row {
     pub(super) id: Uuid,
-    pub(super) binding: Arc<Binding>,
     pub(super) binding_id: i64,
     pub(super) run_at: i64,
     rank: i64,
@@ -43,7 +40,6 @@ impl Row {
         let invocation = &queued.invocation;
         Self {
             id: invocation.invocation_id,
-            binding: invocation.binding.clone(),
             binding_id,
             run_at: column::micros(queued.run_at),
             rank: column::micros(queued.rank()),

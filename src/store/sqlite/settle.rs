@@ -84,7 +84,7 @@ pub(super) fn settle(connection: &Connection, claim: Claim, ending: &Ending, now
                     body.as_ref()
                 ])?;
             }
-            effects.iter().try_for_each(|row| outbox::insert(connection, row, None))?;
+            effects.iter().try_for_each(|row| outbox::insert(connection, row, None, now))?;
             if !events.rows.is_empty() {
                 accept::accept(connection, events, now)?;
             }
@@ -95,7 +95,7 @@ pub(super) fn settle(connection: &Connection, claim: Claim, ending: &Ending, now
             connection.prepare_cached(sql::RETRY)?.execute(params![id.as_bytes(), run_at, version, attempt, now])?;
         }
         Ending::Dead(dead) => {
-            dead::insert(connection, dead)?;
+            dead::insert(connection, dead, now)?;
             row::remove(connection, id, claim.ordered, now)?;
             ledger::add(claimed.binding_id, "dead", dead.reason.as_str(), 1);
         }

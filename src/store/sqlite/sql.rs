@@ -53,11 +53,11 @@ pub const SELECT_READY_BINDINGS: &str = "
     FROM ready JOIN bindings b ON b.binding_id = ready.binding_id WHERE b.paused_at IS NULL
 ";
 
-/// Rows of trigger `?1` that are ready and that nobody works on, or whose lease ran out before `?2`; at most `?3`.
+/// Rows of trigger `?1` that are ready at `?2` (another clock may have found them so) and that nobody works on, or whose lease ran out before `?2`; at most `?3`.
 pub const SELECT_READY: &str = "
     SELECT invocation_id, run_at, attempt, version, redrive_count, ordering_key IS NOT NULL, attempts, context, payload
     FROM queue
-    WHERE binding_id = ?1 AND state = 1 AND NOT EXISTS (
+    WHERE binding_id = ?1 AND state = 1 AND run_at <= ?2 AND NOT EXISTS (
         SELECT 1 FROM claims WHERE claims.invocation_id = queue.invocation_id AND claims.lease_until >= ?2
     )
     ORDER BY rank LIMIT ?3

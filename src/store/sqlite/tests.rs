@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::{SqliteSettings, SqliteStore, Synchronous};
 use crate::functions::Digest;
 use crate::store::conformance::{self, accept_one, claim, claim_one, deploy_of, deploy_one, event, message};
-use crate::store::{Depths, Error, Result, Store};
+use crate::store::{Accept, ClaimRequest, Depths, Error, QueuedInvocation, Result, Store};
 
 mod in_memory {
     use super::*;
@@ -75,6 +75,11 @@ fn open_in(directory: &Path) -> Result<SqliteStore> {
     SqliteStore::open(SqliteSettings::file(directory.join("state.db")))
 }
 
+/// A list of events.
+fn of(queued: Vec<QueuedInvocation>) -> Accept {
+    Accept { queued, ..Accept::default() }
+}
+
 /// The message of a refusal to open.
 fn refused(path: impl AsRef<Path>) -> Error {
     SqliteStore::open(SqliteSettings::file(path.as_ref())).expect_err("it must be refused")
@@ -90,7 +95,7 @@ async fn reopening_finds_everything_and_no_claims() {
     let claimed = claim_one(&fixture.store).await;
     let ended = accept_one(&fixture.store, event("f")).await;
     let second = claim_one(&fixture.store).await;
-    assert!(fixture.store.settle(ended, second.token, conformance::ok()).await.unwrap());
+    assert!(fixture.store.settle(second.claim, conformance::ok()).await.unwrap());
     fixture.store.bury(conformance::dead_letter(&event("f"), Some(message("dead")))).await.unwrap();
 
     let fixture = fixture.reopen();
@@ -99,7 +104,7 @@ async fn reopening_finds_everything_and_no_claims() {
     assert!(store.module(Digest::of(b"module")).await.unwrap().is_some());
     assert_eq!(store.depths().await.unwrap(), Depths { queued: 1, running: 0, dead: 1, outbox: 1 });
     assert!(matches!(store.status(ended).await.unwrap().unwrap().state, StatusState::Ok { .. }));
-    assert!(!store.settle(waiting, claimed.token, conformance::ok()).await.unwrap(), "its engine is gone");
+    assert!(!store.settle(claimed.claim, conformance::ok()).await.unwrap(), "its engine is gone");
     let again = claim_one(store).await;
     assert_eq!(again.queued.invocation.invocation_id, waiting, "and what it ran is due at once");
     assert_eq!(again.queued.invocation.attempt, 1);
@@ -111,7 +116,7 @@ async fn what_was_answered_is_there_after_a_crash() {
     deploy_one(&fixture.store, deploy_of("f", b"module")).await;
     let waiting = accept_one(&fixture.store, event("f")).await;
     let claimed = claim_one(&fixture.store).await;
-    assert!(fixture.store.settle(waiting, claimed.token, conformance::ok()).await.unwrap());
+    assert!(fixture.store.settle(claimed.claim, conformance::ok()).await.unwrap());
     let ids = [accept_one(&fixture.store, event("f")).await, accept_one(&fixture.store, event("f")).await];
     claim(&fixture.store, 1).await;
 
@@ -244,25 +249,26 @@ async fn one_failing_operation_does_not_hurt_its_group() {
     let failing = fixture.driver.write(0, move |connection| {
         counted.fetch_add(1, Ordering::Relaxed);
         connection.execute_batch(
-            "INSERT INTO schedules VALUES ('never', 'f', 't', 1); INSERT INTO schedules VALUES (NULL, NULL, NULL, 1)",
+            "INSERT INTO unique_keys VALUES (1, 'never', x'00', 'live', NULL);
+             INSERT INTO unique_keys VALUES (NULL, NULL, x'00', 'live', NULL)",
         )?;
         Ok(())
     });
     let harmless = fixture.driver.write(0, |_| Err::<(), _>(Error::Unavailable("by itself".to_owned())));
     let (before, after) = (event("before"), event("after"));
     let results = async {
-        tokio::join!(fixture.store.accept(vec![before]), failing, harmless, fixture.store.accept(vec![after]),)
+        tokio::join!(fixture.store.accept(of(vec![before])), failing, harmless, fixture.store.accept(of(vec![after])),)
     };
     let (first, failed, harmless, last) = release_once_waiting(held, results).await;
-    assert!(!first.unwrap()[0].duplicate);
-    assert!(!last.unwrap()[0].duplicate);
+    assert_eq!(first.unwrap(), [conformance::NEW]);
+    assert_eq!(last.unwrap(), [conformance::NEW]);
     assert!(matches!(failed, Err(Error::Corrupt { .. })), "{failed:?}");
     assert!(harmless.unwrap_err().to_string().contains("by itself"));
     assert_eq!(runs.load(Ordering::Relaxed), 2, "once with its group and once alone");
     assert_eq!(fixture.store.depths().await.unwrap().queued, 2);
-    let never = fixture
-        .driver
-        .read(|connection| Ok(connection.query_row("SELECT count(*) FROM schedules", [], |row| row.get::<_, u32>(0))?));
+    let never = fixture.driver.read(|connection| {
+        Ok(connection.query_row("SELECT count(*) FROM unique_keys", [], |row| row.get::<_, u32>(0))?)
+    });
     assert_eq!(never.await.unwrap(), 0, "what the failed one wrote is undone");
 }
 
@@ -279,10 +285,10 @@ async fn an_operation_whose_caller_went_away_is_not_done() {
     let fixture = Fixture::new();
     let held = hold_up(&fixture).await;
     {
-        let mut abandoned = fixture.store.accept(vec![event("abandoned")]);
+        let mut abandoned = fixture.store.accept(of(vec![event("abandoned")]));
         assert!(futures_util::poll!(&mut abandoned).is_pending());
     }
-    release_once_waiting(held, fixture.store.accept(vec![event("f")])).await.unwrap();
+    release_once_waiting(held, fixture.store.accept(of(vec![event("f")]))).await.unwrap();
     assert_eq!(fixture.store.depths().await.unwrap().queued, 1);
 }
 
@@ -330,7 +336,8 @@ async fn a_full_disk_is_told_and_gone_on_from() {
     // SQLite's own limit fails as a full disk does.
     fixture.execute("PRAGMA max_page_count = 1").await;
     let held = hold_up(&fixture).await;
-    let group = async { tokio::join!(fixture.store.accept(vec![large("a")]), fixture.store.accept(vec![large("b")])) };
+    let group =
+        async { tokio::join!(fixture.store.accept(of(vec![large("a")])), fixture.store.accept(of(vec![large("b")]))) };
     let (one, other) = release_once_waiting(held, group).await;
     for result in [one, other] {
         let Err(Error::Unavailable(why)) = result else { panic!("{result:?}") };
@@ -349,7 +356,7 @@ async fn a_full_disk_is_told_and_gone_on_from() {
 async fn a_torn_file_is_an_error_and_no_panic() {
     let fixture = Fixture::new();
     let store = &fixture.store;
-    store.accept((0..500).map(|_| event("f")).collect()).await.unwrap();
+    store.accept(of((0..500).map(|_| event("f")).collect())).await.unwrap();
     let path = fixture.directory.path().join("state.db");
     let Fixture { directory, driver, store } = fixture;
     drop((driver, store));
@@ -360,7 +367,9 @@ async fn a_torn_file_is_an_error_and_no_panic() {
     bytes[from..].fill(0xa5);
     fs::write(&path, &bytes).unwrap();
     let store = open_in(directory.path()).unwrap();
-    let result = store.claim(chrono::Utc::now(), chrono::Utc::now(), 500).await;
+    let now = chrono::Utc::now();
+    let request = ClaimRequest { now, lease_until: now, limit: 500, limits: Vec::new() };
+    let result = store.claim(request).await;
     let Err(Error::Corrupt { what, why }) = result else { panic!("{result:?}") };
     assert!(what.contains("state.db"), "{what}");
     assert!(why.contains("backup"), "{why}");
@@ -373,7 +382,7 @@ async fn another_programs_lock_is_told() {
     fixture.execute("PRAGMA busy_timeout = 1").await;
     let other = Connection::open(fixture.directory.path().join("state.db")).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
-    let held = fixture.store.accept(vec![event("f")]).await;
+    let held = fixture.store.accept(of(vec![event("f")])).await;
     let Err(Error::Unavailable(why)) = held else { panic!("{held:?}") };
     assert!(why.contains("another program holds a lock"), "{why}");
     other.execute_batch("COMMIT").unwrap();
@@ -472,7 +481,7 @@ async fn hot_questions_are_answered_from_an_index() {
             }
             Ok(plan)
         };
-        Ok([plan(super::sql::SELECT_DUE, &[1, 2])?, plan(super::sql::DELETE_QUEUE, &[1])?])
+        Ok([plan(super::sql::SELECT_READY, &[1, 2, 3])?, plan(super::sql::DELETE_QUEUE, &[1])?])
     });
     for plan in plans.await.unwrap() {
         assert!(
@@ -494,7 +503,7 @@ async fn closing_waits_for_what_was_begun() {
             let _ = began.send(());
             let _ = held.recv();
         }
-        super::attempts::remember(connection, id, &conformance::failed(1))
+        super::attempts::remember(connection, id, &conformance::failed(1), 0)
     }));
     assert!(futures_util::poll!(&mut work).is_pending());
     begun.await.unwrap();

@@ -122,6 +122,62 @@ words! {
     }
 }
 
+impl SkipReason {
+    /// What a caller is told.
+    pub fn detail(self) -> &'static str {
+        match self {
+            SkipReason::Disabled => "the function is disabled",
+            SkipReason::Duplicate => "the same event was accepted before",
+            SkipReason::Overlap => "as many events of its ordering key as may be queued or running are",
+            SkipReason::Missed => "its moment has passed",
+            SkipReason::Paused => "its trigger is paused",
+        }
+    }
+
+    /// The status of HTTP that says so, also where another protocol borrows its numbers.
+    pub fn status(self) -> u16 {
+        match self {
+            SkipReason::Disabled | SkipReason::Missed | SkipReason::Paused => 503,
+            SkipReason::Duplicate | SkipReason::Overlap => 409,
+        }
+    }
+
+    /// When the same event may fare better.
+    pub fn retry_after(self) -> Option<Duration> {
+        (self.status() == 503).then_some(Duration::from_secs(60))
+    }
+}
+
+impl Shed {
+    /// What a caller is told, where nothing more is known.
+    pub fn detail(self) -> &'static str {
+        match self {
+            Shed::Overload => "every slot of the function is taken and the wait for one is full or was too long",
+            Shed::ShuttingDown => "the engine is shutting down",
+            Shed::StoreUnavailable => "the engine's store cannot take the event",
+            Shed::Backlog => "as many events of the trigger wait as may",
+            Shed::TooLarge => "the event is larger than the engine takes",
+            Shed::Forbidden => "the function is not public and the caller is not authenticated",
+            Shed::SlowConsumer => "events arrive faster than they are taken",
+        }
+    }
+
+    /// The status of HTTP that says so, also where another protocol borrows its numbers.
+    pub fn status(self) -> u16 {
+        match self {
+            Shed::TooLarge => 413,
+            Shed::Forbidden => 403,
+            Shed::Backlog => 429,
+            Shed::Overload | Shed::ShuttingDown | Shed::StoreUnavailable | Shed::SlowConsumer => 503,
+        }
+    }
+
+    /// Whether the same event may fare better later.
+    pub fn retryable(self) -> bool {
+        matches!(self.status(), 429 | 503)
+    }
+}
+
 /// How one attempt went wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{code}: {message}")]

@@ -106,6 +106,8 @@ pub struct Gate {
     pub rate: Option<Rate>,
     /// Events that may be queued or running before a new one is refused (`backlog`).
     pub max_backlog: Option<u64>,
+    /// Whether the trigger pauses when one of its events is given up on.
+    pub pause_on_failure: bool,
 }
 
 /// So many in so long.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
-use trigger_core::{Answer, DeadReason, Failure, FailureCode, Shed, SkipReason};
+use trigger_core::{Answer, DeadReason, Failure, FailureCode, SkipReason};
 use uuid::Uuid;
 
 use crate::invocations;
@@ -25,7 +25,7 @@ pub(crate) fn respond(answer: Answer, invocation_id: Uuid) -> Result<Response<Fu
         Answer::Kept(_) => Ok(invocations::accepted(invocation_id, false)),
         Answer::Dead { reason, failure } => Err(dead(reason, failure)),
         Answer::Skipped(reason) => Err(skipped(reason)),
-        Answer::Shed { reason, retry_after } => Err(Problem::shed(reason, shed_detail(reason), retry_after)),
+        Answer::Shed { reason, retry_after } => Err(Problem::shed(reason, reason.detail(), retry_after)),
         Answer::Cancelled => Err(failed(Failure::new(FailureCode::Cancelled, ""))),
     }
 }
@@ -126,25 +126,11 @@ pub(crate) fn dead(reason: DeadReason, failure: Failure) -> Problem {
 }
 
 fn skipped(reason: SkipReason) -> Problem {
-    match reason {
-        SkipReason::Disabled => {
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, reason.as_str(), "the function is disabled")
-                .again_after(Duration::from_secs(60))
-        }
-        SkipReason::Duplicate => {
-            Problem::new(StatusCode::CONFLICT, reason.as_str(), "the same event was accepted before")
-        }
-    }
-}
-
-fn shed_detail(reason: Shed) -> &'static str {
-    match reason {
-        Shed::Overload => "every slot of the function is taken and the wait for one is full or was too long",
-        Shed::ShuttingDown => "the engine is shutting down",
-        Shed::StoreUnavailable => "the engine's store cannot take the event",
-        Shed::TooLarge => "the event is larger than the engine takes",
-        Shed::Forbidden => "the function is not public and the caller is not authenticated",
-        Shed::SlowConsumer => "events arrive faster than they are taken",
+    let status = StatusCode::from_u16(reason.status()).expect("the statuses of reasons are HTTP's");
+    let problem = Problem::new(status, reason.as_str(), reason.detail());
+    match reason.retry_after() {
+        Some(delay) => problem.again_after(delay),
+        None => problem,
     }
 }
 
@@ -225,6 +211,7 @@ mod tests {
             let expected = match reason {
                 Shed::TooLarge => (413, None),
                 Shed::Forbidden => (403, None),
+                Shed::Backlog => (429, Some(Duration::from_secs(3))),
                 _ => (503, Some(Duration::from_secs(3))),
             };
             assert_eq!((problem.status.as_u16(), problem.retry_after), expected, "{reason}");

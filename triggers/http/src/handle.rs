@@ -84,7 +84,7 @@ impl Routes {
                 Ok(response)
             }
             Mode::Async => match route.cx.dispatch.accept(event).await {
-                Ok(Accepted { invocation_id, duplicate }) => Ok(invocations::accepted(invocation_id, duplicate)),
+                Ok(Accepted { invocation_id, duplicate, .. }) => Ok(invocations::accepted(invocation_id, duplicate)),
                 Err(refused) => Err(Problem::shed(refused.reason, refused.message, refused.retry_after)),
             },
         }

@@ -77,12 +77,15 @@ async fn standing(routes: &Routes, invocation_id: Uuid) -> Result<Response<Full<
     };
     let (state, run_at) = match state {
         StatusState::Queued { run_at } => ("queued", Some(run_at)),
-        StatusState::Running => ("running", None),
+        StatusState::Running { .. } => ("running", None),
         StatusState::Ok { body, http } => {
             return answer::from_guest(trigger_core::Response { body, http }).map(uncached);
         }
         StatusState::Dead { reason, failure } => {
             return Err(Problem { status: StatusCode::INTERNAL_SERVER_ERROR, ..answer::dead(reason, failure) });
+        }
+        StatusState::Cancelled => {
+            return Err(Problem::new(StatusCode::GONE, "cancelled", "the invocation was cancelled before it ended"));
         }
     };
     let mut response = json(StatusCode::ACCEPTED, &Standing { invocation_id, state, attempts, run_at });

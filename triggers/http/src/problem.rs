@@ -48,13 +48,9 @@ impl Problem {
 
     /// The engine did not take the event.
     pub(crate) fn shed(reason: Shed, detail: impl Into<Cow<'static, str>>, retry_after: Duration) -> Self {
-        match reason {
-            Shed::TooLarge => Self::new(StatusCode::PAYLOAD_TOO_LARGE, reason.as_str(), detail),
-            Shed::Forbidden => Self::new(StatusCode::FORBIDDEN, reason.as_str(), detail),
-            Shed::Overload | Shed::ShuttingDown | Shed::StoreUnavailable | Shed::SlowConsumer => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, reason.as_str(), detail).again_after(retry_after)
-            }
-        }
+        let status = StatusCode::from_u16(reason.status()).expect("the statuses of reasons are HTTP's");
+        let problem = Self::new(status, reason.as_str(), detail);
+        if reason.retryable() { problem.again_after(retry_after) } else { problem }
     }
 
     /// The same problem, which may be gone after `delay`.

@@ -42,12 +42,10 @@ pub(crate) fn answered(answer: Answer, invocation_id: Uuid) -> Reply {
             failure.retry_after.get_or_insert(after);
             failed(failure).reply(invocation_id)
         }
-        Answer::Kept(_) => receipt(Accepted { invocation_id, duplicate: false }),
+        Answer::Kept(_) => receipt(Accepted { invocation_id, duplicate: false, skipped: None }),
         Answer::Dead { reason, failure } => dead(reason, failure).reply(invocation_id),
         Answer::Skipped(reason) => skipped(reason).reply(invocation_id),
-        Answer::Shed { reason, retry_after } => {
-            shed(reason, shed_detail(reason).into(), retry_after).reply(invocation_id)
-        }
+        Answer::Shed { reason, retry_after } => shed(reason, reason.detail().into(), retry_after).reply(invocation_id),
         Answer::Cancelled => failed(Failure::new(FailureCode::Cancelled, "")).reply(invocation_id),
     }
 }
@@ -59,7 +57,7 @@ pub(crate) fn receipt(accepted: Accepted) -> Reply {
         invocation_id: Uuid,
         duplicate: bool,
     }
-    let Accepted { invocation_id, duplicate } = accepted;
+    let Accepted { invocation_id, duplicate, .. } = accepted;
     let payload = serde_json::to_vec(&Receipt { invocation_id, duplicate }).expect("an id and a flag serialize");
     let headers = vec![header(INVOCATION, invocation_id.to_string()), header("Content-Type", "application/json")];
     Reply { headers: Headers::List(headers), payload: payload.into() }
@@ -175,40 +173,21 @@ fn dead(reason: DeadReason, failure: Failure) -> Problem {
 }
 
 fn skipped(reason: SkipReason) -> Problem {
-    let (status, detail, retry_after) = match reason {
-        SkipReason::Disabled => (503, "the function is disabled", Some(Duration::from_secs(60))),
-        SkipReason::Duplicate => (409, "the same event was accepted before", None),
-    };
+    let retry_after = reason.retry_after();
     Problem {
-        status,
+        status: reason.status(),
         code: reason.as_str(),
         reason: None,
-        detail: detail.into(),
+        detail: reason.detail().into(),
         retryable: retry_after.is_some(),
         retry_after,
     }
 }
 
 fn shed(reason: Shed, detail: Cow<'static, str>, retry_after: Duration) -> Problem {
-    let status = match reason {
-        Shed::TooLarge => 413,
-        Shed::Forbidden => 403,
-        Shed::Overload | Shed::ShuttingDown | Shed::StoreUnavailable | Shed::SlowConsumer => 503,
-    };
-    let retryable = status == 503;
+    let retryable = reason.retryable();
     let retry_after = retryable.then_some(retry_after);
-    Problem { status, code: reason.as_str(), reason: None, detail, retryable, retry_after }
-}
-
-fn shed_detail(reason: Shed) -> &'static str {
-    match reason {
-        Shed::Overload => "every slot of the function is taken and the wait for one is full or was too long",
-        Shed::ShuttingDown => "the engine is shutting down",
-        Shed::StoreUnavailable => "the engine's store cannot take the event",
-        Shed::TooLarge => "the event is larger than the engine takes",
-        Shed::Forbidden => "the function is not public and the caller is not authenticated",
-        Shed::SlowConsumer => "events arrive faster than they are taken",
-    }
+    Problem { status: reason.status(), code: reason.as_str(), reason: None, detail, retryable, retry_after }
 }
 
 fn header(name: &str, value: impl Into<String>) -> (String, Bytes) {
@@ -259,6 +238,7 @@ mod tests {
             let expected = match reason {
                 Shed::TooLarge => ("413", None),
                 Shed::Forbidden => ("403", None),
+                Shed::Backlog => ("429", Some("2")),
                 _ => ("503", Some("2")),
             };
             assert_eq!((text(&reply, ERROR_CODE).unwrap(), text(&reply, "Retry-After")), expected, "{reason}");

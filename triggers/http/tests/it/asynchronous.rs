@@ -120,7 +120,7 @@ async fn an_unfinished_invocation_is_202() {
     let run_at = SystemTime::UNIX_EPOCH.into();
     for (state, word, run_at) in [
         (StatusState::Queued { run_at }, "queued", json!("1970-01-01T00:00:00Z")),
-        (StatusState::Running, "running", json!(null)),
+        (StatusState::Running { progress: None }, "running", json!(null)),
     ] {
         let reply = standing(Some(state)).await;
         assert_eq!((reply.status, reply.header("retry-after")), (202, Some("1")));
@@ -158,7 +158,7 @@ async fn what_is_not_known_here_is_404() {
     assert_eq!(standing(None).await.code(), "not_found");
 
     let (dispatch, routes) = queue().await;
-    *dispatch.status.lock().unwrap() = Some(status_of(Kind::Cron, StatusState::Running));
+    *dispatch.status.lock().unwrap() = Some(status_of(Kind::Cron, StatusState::Running { progress: None }));
     assert_eq!(ask(&routes, request("GET", ID, &[], "")).await.status, 404, "another kind's results stay its own");
     for path in ["/_tripline/invocations/", "/_tripline/invocations/7", "/_tripline/invocations", "/_tripline"] {
         assert_eq!(ask(&routes, request("GET", path, &[], "")).await.code(), "not_found", "{path}");
@@ -182,7 +182,7 @@ async fn a_result_can_be_read_after_its_trigger_is_gone() {
     assert_eq!(ask(&routes, request("POST", "/f", &[], "")).await.status, 202);
     trigger.stop().await;
     assert_eq!(ask(&routes, request("POST", "/f", &[], "")).await.status, 404);
-    *dispatch.status.lock().unwrap() = Some(status_of(Kind::Http, StatusState::Running));
+    *dispatch.status.lock().unwrap() = Some(status_of(Kind::Http, StatusState::Running { progress: None }));
     assert_eq!(ask(&routes, request("GET", ID, &[], "")).await.status, 202);
 }
 

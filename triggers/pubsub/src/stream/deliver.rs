@@ -70,13 +70,13 @@ impl Deliverer {
 fn settled(answer: &Answer) -> AckKind {
     match answer {
         // It ran, or the engine has it.
-        Answer::Ok(_) | Answer::Kept(_) | Answer::Skipped(SkipReason::Duplicate) => AckKind::Ack,
+        Answer::Ok(_) | Answer::Kept(_) | Answer::Skipped(SkipReason::Duplicate | SkipReason::Overlap) => AckKind::Ack,
         // Its dead letter is committed: no delivery can do better.
         Answer::Dead { .. } => AckKind::Term,
         Answer::Retry { after, .. } => AckKind::Nak(Some(*after)),
         // Not an answer to a source. The engine keeps nothing of it, so the stream does.
         Answer::Failed(Failure { retry_after, .. }) => AckKind::Nak(Some(retry_after.unwrap_or(DISABLED))),
-        Answer::Skipped(SkipReason::Disabled) => AckKind::Nak(Some(DISABLED)),
+        Answer::Skipped(SkipReason::Disabled | SkipReason::Missed | SkipReason::Paused) => AckKind::Nak(Some(DISABLED)),
         // Another engine may have room for it now.
         Answer::Cancelled | Answer::Shed { reason: Shed::ShuttingDown, .. } => AckKind::Nak(None),
         Answer::Shed { retry_after, .. } => AckKind::Nak(Some(*retry_after)),

@@ -1,0 +1,180 @@
+//! What bounds a trigger's rows on this engine: attempts at once, attempts over time, a pause.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use chrono::{DateTime, Utc};
+use parking_lot::RwLock;
+use trigger_core::{Binding, Gate};
+
+use crate::store::Pause;
+
+/// Claims of one look, at most, of a trigger that is limited by nothing.
+const UNLIMITED: u32 = u32::MAX;
+
+/// The gates of every trigger that has one, and the pauses as they were read last.
+#[derive(Default)]
+pub(super) struct Gates {
+    gates: RwLock<HashMap<Binding, State>>,
+    paused: ArcSwap<HashMap<Binding, Arc<str>>>,
+}
+
+struct State {
+    binding: Arc<Binding>,
+    gate: Gate,
+    running: u32,
+    /// Attempts that may begin now, and since when that is so.
+    tokens: f64,
+    counted_at: DateTime<Utc>,
+}
+
+impl State {
+    /// Earns tokens up to now: never more than one period's.
+    fn earn(&mut self, now: DateTime<Utc>) {
+        let Some(rate) = self.gate.rate else { return };
+        let passed = (now - self.counted_at).to_std().unwrap_or_default();
+        let earned = passed.as_secs_f64() / rate.per.as_secs_f64().max(1e-3) * f64::from(rate.events);
+        self.tokens = (self.tokens + earned).min(f64::from(rate.events.max(1)));
+        self.counted_at = now;
+    }
+
+    fn room(&self) -> u32 {
+        let slots = self.gate.concurrency.map_or(UNLIMITED, |most| most.saturating_sub(self.running));
+        let tokens = if self.gate.rate.is_some() { self.tokens as u32 } else { UNLIMITED };
+        slots.min(tokens)
+    }
+}
+
+impl Gates {
+    /// Bounds a trigger from now on. One that was bounded before keeps what it has running and what it has earned.
+    pub(super) fn set(&self, binding: &Binding, gate: Gate, now: DateTime<Utc>) {
+        let mut gates = self.gates.write();
+        match gates.get_mut(binding) {
+            Some(state) => state.gate = gate,
+            None if gate == Gate::default() => {}
+            None => {
+                let tokens = gate.rate.map_or(0.0, |rate| f64::from(rate.events));
+                let state = State { binding: Arc::new(binding.clone()), gate, running: 0, tokens, counted_at: now };
+                gates.insert(binding.clone(), state);
+            }
+        }
+    }
+
+    /// A trigger's gate.
+    pub(super) fn get(&self, binding: &Binding) -> Gate {
+        let gates = self.gates.read();
+        gates.get(binding).map(|state| state.gate).unwrap_or_default()
+    }
+
+    /// Whether rows of a trigger may begin the moment they come: nothing bounds it, and it is not paused.
+    pub(super) fn is_open(&self, binding: &Binding) -> bool {
+        let gate = self.get(binding);
+        gate.concurrency.is_none() && gate.rate.is_none() && self.paused(binding).is_none()
+    }
+
+    /// How many rows of bounded triggers may be claimed now.
+    pub(super) fn limits(&self, now: DateTime<Utc>) -> Vec<(Arc<Binding>, u32)> {
+        let mut gates = self.gates.write();
+        let limits = gates.values_mut().map(|state| {
+            state.earn(now);
+            (state.binding.clone(), state.room())
+        });
+        limits.filter(|(_, room)| *room != UNLIMITED).collect()
+    }
+
+    /// An attempt of a trigger begins; it is counted until [`ended`](Self::ended). Whether it is bounded at all.
+    pub(super) fn began(&self, binding: &Binding) -> bool {
+        if self.gates.read().get(binding).is_none() {
+            return false;
+        }
+        let mut gates = self.gates.write();
+        let Some(state) = gates.get_mut(binding) else { return false };
+        state.running += 1;
+        state.tokens = (state.tokens - 1.0).max(0.0);
+        true
+    }
+
+    /// An attempt that was counted has ended.
+    pub(super) fn ended(&self, binding: &Binding) {
+        if let Some(state) = self.gates.write().get_mut(binding) {
+            state.running = state.running.saturating_sub(1);
+        }
+    }
+
+    /// How long until a trigger that has used up its rate may go on.
+    pub(super) fn next_token(&self) -> Option<Duration> {
+        let gates = self.gates.read();
+        let waits = gates.values().filter_map(|state| {
+            let rate = state.gate.rate.filter(|_| state.tokens < 1.0)?;
+            let one = rate.per.as_secs_f64() / f64::from(rate.events.max(1));
+            Some(Duration::from_secs_f64(one * (1.0 - state.tokens)))
+        });
+        waits.min()
+    }
+
+    /// Why a trigger is paused, as far as this engine knows.
+    pub(super) fn paused(&self, binding: &Binding) -> Option<Arc<str>> {
+        let paused = self.paused.load();
+        // Nearly always there is nothing, and a look costs a hash of three names.
+        if paused.is_empty() { None } else { paused.get(binding).cloned() }
+    }
+
+    /// What the store says of pauses.
+    pub(super) fn learn(&self, pauses: Vec<(Binding, Pause)>) {
+        if pauses.is_empty() && self.paused.load().is_empty() {
+            return;
+        }
+        self.paused.store(Arc::new(pauses.into_iter().map(|(binding, pause)| (binding, pause.note.into())).collect()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+    use trigger_core::{Kind, Rate};
+
+    use super::*;
+
+    fn binding() -> Binding {
+        Binding {
+            namespace: "default".into(),
+            function_name: "f".into(),
+            trigger_id: "jobs".into(),
+            trigger_type: Kind::Job,
+        }
+    }
+
+    #[test]
+    fn a_rate_lets_so_many_begin_in_so_long_and_saves_no_more_than_one_period() {
+        let (gates, start) = (Gates::default(), Utc::now());
+        let rate = Rate { events: 10, per: Duration::from_secs(1) };
+        gates.set(&binding(), Gate { rate: Some(rate), ..Gate::default() }, start);
+        let room = |at: DateTime<Utc>| gates.limits(at)[0].1;
+        assert_eq!(room(start), 10);
+        for _ in 0..10 {
+            assert!(gates.began(&binding()));
+        }
+        assert_eq!(room(start), 0);
+        assert_eq!(gates.next_token(), Some(Duration::from_millis(100)));
+        assert_eq!(room(start + TimeDelta::milliseconds(250)), 2);
+        assert_eq!(room(start + TimeDelta::hours(1)), 10, "an idle hour is no reserve");
+        assert_eq!(room(start), 10, "a clock that goes back takes nothing");
+    }
+
+    #[test]
+    fn attempts_at_once_are_given_back_when_they_end() {
+        let (gates, now) = (Gates::default(), Utc::now());
+        gates.set(&binding(), Gate { concurrency: Some(2), ..Gate::default() }, now);
+        assert!(gates.began(&binding()) && gates.began(&binding()));
+        assert_eq!(gates.limits(now)[0].1, 0);
+        gates.ended(&binding());
+        assert_eq!(gates.limits(now)[0].1, 1);
+        gates.set(&binding(), Gate { concurrency: Some(4), ..Gate::default() }, now);
+        assert_eq!(gates.limits(now)[0].1, 3, "a new limit knows what runs");
+        assert!(!gates.is_open(&binding()));
+        gates.set(&binding(), Gate::default(), now);
+        assert!(gates.is_open(&binding()) && gates.limits(now).is_empty());
+    }
+}
