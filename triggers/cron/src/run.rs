@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::DateTime;
-use trigger_core::{Trigger, TriggerContext, TriggerError};
+use trigger_core::{Gate, Trigger, TriggerContext, TriggerError};
 
 use crate::backoff;
 use crate::handover::{Fires, Handover, record_paused};
@@ -31,6 +31,8 @@ impl Trigger for CronTrigger {
         let resuming = cx.clock.busy(|| cx.binding.path());
         let Some(progress) = cx.shutdown.run_until_cancelled(self.resume(&cx)).await else { return Ok(()) };
         self.announce(&cx, progress);
+        let gate = Gate { pause_on_failure: self.config.pause_on_failure, ..Gate::default() };
+        cx.dispatch.set_gate(&cx.binding, gate);
         let fires = Fires { cx: cx.clone(), bounds: self.config.missed.bounds(), overlap: self.config.overlap };
         let Config { spread_seconds, jitter_seconds, .. } = self.config;
         let entry = Entry::new(self.plan, &cx.binding.path(), spread_seconds, jitter_seconds, fires);

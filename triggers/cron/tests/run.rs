@@ -516,6 +516,18 @@ async fn fires_that_do_not_overlap_have_one_ordering_key() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_trigger_that_pauses_on_failure_tells_the_engine_so() {
+    let (wall, store) = (WallClock::from("2026-05-15T12:00:30Z"), Store::new());
+    for pauses in [true, false] {
+        let config = serde_json::from_value(json!({ "schedule": "@daily", "pause_on_failure": pauses })).unwrap();
+        let node = Node::start_with(config, wall.clock(), &store).await;
+        sleep(secs(1)).await;
+        node.stop().await;
+        assert_eq!(store.fake.gates().last().map(|(_, gate)| gate.pause_on_failure), Some(pauses));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn jitter_and_spread_delay_fires_the_same_on_every_node_and_change_no_identity() {
     let late_by = async || {
         let (wall, store) = (WallClock::from("2026-05-15T12:00:30Z"), Store::new());
