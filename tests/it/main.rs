@@ -3,7 +3,9 @@
 mod bad_input;
 mod bus;
 mod clock;
+mod crashes;
 mod cron;
+mod dead_letters;
 mod examples;
 mod jobs;
 mod limits;

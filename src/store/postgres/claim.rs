@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::due::{Due, Unreadable};
 use super::error::Outcome;
-use super::{cancel, column, dead, ledger, lock};
+use super::{column, dead, lock};
 use crate::store::{Claim, Renewed};
 
 /// What one claim may hand out, in bytes, before it stops short of its limit.

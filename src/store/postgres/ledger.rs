@@ -88,6 +88,8 @@ pub(super) async fn read(connection: &mut PgConnection) -> Outcome<Vec<LedgerRow
                 WHERE q.binding_id = b.binding_id AND q.state = 1 AND q.claim_token IS NULL ORDER BY q.rank LIMIT 1
             ) END
          FROM bindings b LEFT JOIN live USING (binding_id) LEFT JOIN counted USING (binding_id)
+         -- A trigger has its number when it is deployed: one without events is not told of.
+         WHERE live.rows IS NOT NULL OR counted.counts IS NOT NULL OR b.paused_at IS NOT NULL
          ORDER BY b.namespace, b.function_name, b.trigger_id",
     )
     .fetch_all(connection)
