@@ -7,6 +7,7 @@ mod api;
 mod clock;
 mod dead_letters;
 mod metrics;
+mod schedules;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -31,6 +32,8 @@ pub use dead_letters::{
 };
 
 pub use clock::{AdvanceRequest, AdvanceView, BusyView, ClockMode, ClockView};
+
+pub use schedules::{BackfillRequest, BackfillView, InstantView, PauseRequest, PauseView, RunView, ScheduleView};
 
 /// The largest request that the API takes: a message to publish, in base64, and room around it.
 const MAX_BODY_BYTES: usize = 12 << 20;
@@ -89,6 +92,7 @@ fn router(engine: Arc<Engine>) -> Router {
         .merge(clock::routes())
         .merge(dead_letters::routes())
         .merge(metrics::routes())
+        .merge(schedules::routes())
         .layer(middleware::from_fn_with_state((), only_local))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(engine)

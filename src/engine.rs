@@ -306,6 +306,11 @@ impl Engine {
         self.supervisor.health()
     }
 
+    /// The instants of a trigger, if it has a schedule.
+    pub fn timetable(&self, row: &store::TriggerRow) -> Option<Arc<dyn trigger_core::Timetable>> {
+        self.kinds.timetable_of(row)
+    }
+
     /// One line about a trigger, for people.
     pub fn describe(&self, row: &store::TriggerRow) -> String {
         self.kinds.describe(row)

@@ -20,6 +20,7 @@ mod problems;
 pub mod subject;
 mod terms;
 pub mod testing;
+mod timetable;
 mod trace_context;
 mod trigger;
 
@@ -32,6 +33,7 @@ pub use invocation::{Attribute, Binding, Custody, InvocationContext, Kind};
 pub use jobs::{EnqueueError, Jobs, NewJob};
 pub use problems::{Problem, Problems, Step, display_path};
 pub use terms::{FireCause, Ordering, PRIORITIES, Terms, Unique, UniqueConflict, UniqueScope};
+pub use timetable::{MAX_INSTANTS, Timetable};
 pub use trace_context::TraceContext;
 pub use trigger::{BindError, Trigger, TriggerContext, TriggerError, TriggerKind};
 
