@@ -1,16 +1,21 @@
 //! The command line: what can be said, and how a run of it ends.
 //!
-//! Exit codes: 0 done · 1 it could not be done · 2 the command line is wrong · 64 the manifest is wrong.
+//! Exit codes: 0 done · 1 it could not be done · 2 the command line is wrong · 3 it was asked for and is not certain yet
+//! · 64 the manifest is wrong.
 
 pub mod announce;
 pub mod check;
 pub mod client;
 pub mod clock;
 mod dlq;
+pub mod jobs;
+mod ledger;
 mod redrive;
 pub mod schedules;
 mod show;
+pub mod timers;
 mod traces;
+pub mod triggers;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,6 +24,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::telemetry::LogFormat;
 use client::Client;
+
+/// Exit code for what was asked for and is not certain yet: an attempt that is being cut, a wait that was too short.
+pub const EXIT_NOT_YET: u8 = 3;
 
 /// Exit code for a manifest with mistakes (`EX_USAGE` of sysexits.h).
 pub const EXIT_MANIFEST: u8 = 64;
@@ -55,14 +63,18 @@ pub enum Command {
         #[command(flatten)]
         remote: Remote,
     },
-    /// The triggers and how they are.
-    Triggers(Remote),
+    /// The triggers and how they are; `pause` and `resume` one.
+    Triggers(triggers::Triggers),
     /// Attempts and what became of them, newest first.
     Traces(Traces),
     /// Invocations that were given up on.
     Dlq(Dlq),
     /// Work in queues.
-    Jobs(Jobs),
+    Jobs(jobs::Jobs),
+    /// Moments at which functions run once.
+    Timers(timers::Timers),
+    /// Where every event is: accepted, waiting, running, ended. Exit code 1 where one is nowhere.
+    Ledger(Remote),
     /// What the engine's clock shows; `advance` moves a virtual one.
     Clock(Clock),
     /// Schedules: what is due, what was made and what was not.
@@ -71,6 +83,9 @@ pub enum Command {
     Status {
         /// The invocation.
         invocation: uuid::Uuid,
+        /// Wait until it has ended, for at most so long: 30s, 5m.
+        #[arg(long, value_name = "TIME", value_parser = seconds)]
+        wait: Option<f64>,
         /// Which engine to ask.
         #[command(flatten)]
         remote: Remote,
@@ -160,43 +175,6 @@ pub struct Publish {
     /// A header, `name: value`; may be repeated.
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
     pub headers: Vec<String>,
-    #[command(flatten)]
-    remote: Remote,
-}
-
-/// What to do about jobs.
-#[derive(Debug, Args)]
-pub struct Jobs {
-    #[command(subcommand)]
-    command: JobsCommand,
-}
-
-#[derive(Debug, Subcommand)]
-enum JobsCommand {
-    /// Put a job in a queue; answers its invocation.
-    Enqueue(Enqueue),
-}
-
-/// A job.
-#[derive(Debug, Args)]
-pub struct Enqueue {
-    /// The queue.
-    pub queue: String,
-    /// The payload; `-` reads standard input.
-    #[arg(default_value = "")]
-    pub payload: String,
-    /// Media type of the payload.
-    #[arg(long, value_name = "TYPE")]
-    pub content_type: Option<String>,
-    /// Not before so many seconds have passed.
-    #[arg(long, value_name = "SECONDS", conflicts_with = "at")]
-    pub delay: Option<f64>,
-    /// Not before this moment, as in 2027-01-01T00:00:00Z.
-    #[arg(long, value_name = "TIME")]
-    pub at: Option<chrono::DateTime<chrono::Utc>>,
-    /// Identity of the job: a second one with it is the first one.
-    #[arg(long)]
-    pub key: Option<String>,
     #[command(flatten)]
     remote: Remote,
 }
@@ -368,6 +346,14 @@ pub struct Dlq {
     command: dlq::DlqCommand,
 }
 
+/// A time to wait, in seconds: a number of them, or a duration with units.
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) => Ok(seconds),
+        Err(_) => trigger_core::bounds::span(text).map(|span| span.as_secs_f64()),
+    }
+}
+
 /// Prints a line. A reader that went away (`| head`) is no error.
 pub fn print_line(text: impl AsRef<str>) {
     show::line(text);
@@ -385,13 +371,17 @@ pub async fn ask(command: Command) -> anyhow::Result<ExitCode> {
         Command::Publish(publish) => show::publish(publish).await,
         Command::Functions(remote) => show::functions(&Client::new(&remote)?).await,
         Command::Versions { function, remote } => show::versions(&Client::new(&remote)?, &function).await,
-        Command::Triggers(remote) => show::triggers(&Client::new(&remote)?).await,
-        Command::Status { invocation, remote } => show::status(&Client::new(&remote)?, invocation).await,
+        Command::Triggers(asked) => triggers::run(asked).await,
+        Command::Status { invocation, wait, remote } => {
+            return jobs::show(&Client::new(&remote)?, invocation, wait).await;
+        }
+        Command::Timers(timers) => return timers::run(timers).await,
+        Command::Ledger(remote) => return ledger::run(&Client::new(&remote)?).await,
         Command::Traces(query) => traces::run(query).await,
         Command::Dlq(dlq) => dlq::run(dlq).await,
         Command::Clock(clock) => clock::run(clock).await,
         Command::Schedules(Schedules { command }) => schedules::run(command).await,
-        Command::Jobs(Jobs { command: JobsCommand::Enqueue(job) }) => show::enqueue(job).await,
+        Command::Jobs(jobs) => return jobs::run(jobs).await,
         Command::Dev(_) | Command::Serve(_) | Command::Check(_) => {
             unreachable!("main runs these itself: they need the trigger kinds")
         }

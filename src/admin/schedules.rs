@@ -12,11 +12,9 @@ use trigger_core::{Accepted, Binding, Dispatch as _, MAX_INSTANTS, Refused, Time
 use uuid::Uuid;
 
 use super::api::{Answer, App, Listing, Problem, invalid};
+use super::queue::{PauseRequest, PauseView};
 use crate::engine::Engine;
 use crate::store::{FireFilter, FireRow, Pause, TriggerRow};
-
-/// The longest note of a pause, in bytes.
-const MAX_NOTE_BYTES: usize = 1_000;
 
 /// The most events that one step of a backfill hands over.
 const BACKFILL_BATCH: usize = 500;
@@ -97,24 +95,6 @@ pub struct BackfillView {
     pub made_before: u64,
     /// Whether nothing was done.
     pub dry_run: bool,
-}
-
-/// Why a trigger is to be paused.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PauseRequest {
-    /// For whoever wonders later.
-    #[serde(default)]
-    pub note: String,
-}
-
-/// What became of a pause.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct PauseView {
-    /// The trigger.
-    pub trigger: String,
-    /// Whether it is paused now.
-    pub paused: bool,
 }
 
 /// A trigger with a schedule.
@@ -298,26 +278,13 @@ async fn pause(
     Path(name): Path<String>,
     Json(PauseRequest { note }): Json<PauseRequest>,
 ) -> Answer<PauseView> {
-    if note.len() > MAX_NOTE_BYTES {
-        return Err(invalid(format!("note: {} bytes, at most {MAX_NOTE_BYTES}", note.len())));
-    }
-    set_pause(&engine, &name, Some(note)).await
+    let Scheduled { row, .. } = find(&engine, &name)?;
+    super::queue::pause(&engine, &row.binding, note).await
 }
 
 async fn resume(State(engine): App, Path(name): Path<String>) -> Answer<PauseView> {
-    set_pause(&engine, &name, None).await
-}
-
-async fn set_pause(engine: &Engine, name: &str, note: Option<String>) -> Answer<PauseView> {
-    let Scheduled { row, .. } = find(engine, name)?;
-    let view = PauseView { trigger: row.binding.path(), paused: note.is_some() };
-    let pause = note.map(|note| Pause { since: engine.clock.now(), note });
-    if !engine.store.pause(row.binding, pause).await? {
-        return Err(Problem::not_found("trigger on record"));
-    }
-    // The other engines learn it when they look next.
-    engine.dispatcher.learn_pauses().await;
-    Ok(Json(view))
+    let Scheduled { row, .. } = find(&engine, &name)?;
+    super::queue::resume(&engine, &row.binding).await
 }
 
 fn refused(refused: Refused) -> Problem {

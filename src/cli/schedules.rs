@@ -8,9 +8,7 @@ use trigger_core::{Kind, MAX_INSTANTS, Problems, Timetable, display_path};
 use super::client::{Client, encode, query};
 use super::show::{json as print_as_json, line, print, table};
 use super::{Next, SchedulesCommand};
-use crate::admin::{
-    BackfillRequest, BackfillView, InstantView, Listing, PauseRequest, PauseView, RunView, ScheduleView,
-};
+use crate::admin::{BackfillRequest, BackfillView, InstantView, Listing, PauseRequest, RunView, ScheduleView};
 use crate::kinds::Kinds;
 use crate::store::FireRow;
 
@@ -32,11 +30,11 @@ pub(super) async fn run(command: SchedulesCommand) -> anyhow::Result<()> {
         }
         SchedulesCommand::Pause { name, note, remote } => {
             let client = Client::new(&remote)?;
-            paused(&client, client.post(&path(&name, "pause"), &PauseRequest { note }).await?)
+            super::triggers::paused(&client, client.post(&path(&name, "pause"), &PauseRequest { note }).await?)
         }
         SchedulesCommand::Resume { name, remote } => {
             let client = Client::new(&remote)?;
-            paused(&client, client.post(&path(&name, "resume"), &json!({})).await?)
+            super::triggers::paused(&client, client.post(&path(&name, "resume"), &json!({})).await?)
         }
     }
 }
@@ -161,11 +159,4 @@ async fn backfill(client: &Client, name: &str, request: BackfillRequest) -> anyh
     }
     let done = if view.dry_run { "would be made" } else { "made" };
     said(format!("{} fires {done}; {} were made before", view.fires.len(), view.made_before))
-}
-
-fn paused(client: &Client, view: PauseView) -> anyhow::Result<()> {
-    if client.json {
-        return print_as_json(&view);
-    }
-    said(format!("{} {}", view.trigger, if view.paused { "is paused" } else { "goes on" }))
 }

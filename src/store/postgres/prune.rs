@@ -64,11 +64,7 @@ const DEAD_LETTERS_EXCESS: &str = "WITH gone AS (
     SELECT count(*) FROM gone";
 
 /// One step; nothing where another engine is at it.
-pub(super) async fn step(
-    connection: &mut PgConnection,
-    retention: &Retention,
-    now: DateTime<Utc>,
-) -> Outcome<Pruned> {
+pub(super) async fn step(connection: &mut PgConnection, retention: &Retention, now: DateTime<Utc>) -> Outcome<Pruned> {
     let mut transaction = connection.begin().await?;
     let ours: bool = sqlx::query_scalar(TURN).fetch_one(&mut *transaction).await?;
     if !ours {
