@@ -10,6 +10,7 @@ mod invocations;
 mod jobs;
 mod metrics;
 mod queue;
+mod schedules;
 mod timers;
 
 use std::net::SocketAddr;
@@ -35,6 +36,8 @@ pub use invocations::{CancelView, InvocationView};
 pub use jobs::{EnqueueRequest, EnqueueView};
 pub use queue::{LedgerView, PauseRequest, PauseView};
 pub use timers::{TimerRequest, TimerView};
+
+pub use schedules::{BackfillRequest, BackfillView, InstantView, RunView, ScheduleView};
 
 /// The largest request that the API takes: a message to publish, in base64, and room around it.
 const MAX_BODY_BYTES: usize = 12 << 20;
@@ -97,6 +100,7 @@ fn router(engine: Arc<Engine>) -> Router {
         .merge(clock::routes())
         .merge(dead_letters::routes())
         .merge(metrics::routes())
+        .merge(schedules::routes())
         .layer(middleware::from_fn_with_state((), only_local))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(engine)

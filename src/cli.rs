@@ -11,6 +11,7 @@ mod dlq;
 pub mod jobs;
 mod ledger;
 mod redrive;
+pub mod schedules;
 mod show;
 pub mod timers;
 mod traces;
@@ -76,6 +77,8 @@ pub enum Command {
     Ledger(Remote),
     /// What the engine's clock shows; `advance` moves a virtual one.
     Clock(Clock),
+    /// Schedules: what is due, what was made and what was not.
+    Schedules(Schedules),
     /// How an accepted invocation stands.
     Status {
         /// The invocation.
@@ -201,6 +204,111 @@ enum ClockCommand {
     },
 }
 
+/// What to do about schedules.
+#[derive(Debug, Args)]
+pub struct Schedules {
+    /// What.
+    #[command(subcommand)]
+    pub command: SchedulesCommand,
+}
+
+/// The verbs about schedules. A trigger's name is `namespace/function/trigger`, or as much of it as is unique:
+/// `function/trigger`, `function` or `trigger`.
+#[derive(Debug, Subcommand)]
+pub enum SchedulesCommand {
+    /// Every schedule, with its last and its next instant.
+    List(Remote),
+    /// The next instants of a trigger, or of a schedule that is given (which needs no engine).
+    Next(Next),
+    /// The fires of a trigger, made or not and why, newest first.
+    Fires {
+        /// The trigger.
+        name: String,
+        /// Only those that were not made.
+        #[arg(long)]
+        skipped: bool,
+        /// At most this many.
+        #[arg(long, default_value_t = 20)]
+        limit: u32,
+        /// Which engine to ask.
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Make a fire now, whatever the schedule says; answers its invocation.
+    Run {
+        /// The trigger.
+        name: String,
+        /// Which engine to ask.
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Make the fires of a past range that were not made.
+    Backfill {
+        /// The trigger.
+        name: String,
+        /// The first moment of the range, as in 2027-01-01T00:00:00Z.
+        #[arg(long, value_name = "TIME")]
+        from: chrono::DateTime<chrono::Utc>,
+        /// The last moment of the range.
+        #[arg(long, value_name = "TIME")]
+        to: chrono::DateTime<chrono::Utc>,
+        /// Only tell which they are.
+        #[arg(long)]
+        dry_run: bool,
+        /// Which engine to ask.
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Make no fires until `resume`; what comes meanwhile is on record as skipped.
+    Pause {
+        /// The trigger.
+        name: String,
+        /// Why, for whoever wonders later.
+        #[arg(long, default_value = "")]
+        note: String,
+        /// Which engine to ask.
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Go on making fires.
+    Resume {
+        /// The trigger.
+        name: String,
+        /// Which engine to ask.
+        #[command(flatten)]
+        remote: Remote,
+    },
+}
+
+/// Which instants.
+#[derive(Debug, Args)]
+pub struct Next {
+    /// The trigger.
+    #[arg(required_unless_present = "schedule", conflicts_with = "schedule")]
+    pub name: Option<String>,
+    /// A schedule instead of a trigger: `*/5 * * * *`, `@every 90s`. May be repeated.
+    #[arg(long, value_name = "EXPRESSION")]
+    pub schedule: Vec<String>,
+    /// The zone in which it is read, as in Europe/Paris.
+    #[arg(long, value_name = "ZONE", requires = "schedule")]
+    pub timezone: Option<String>,
+    /// What becomes of wall times that the clock jumps over: skip or shift.
+    #[arg(long, value_name = "POLICY", requires = "schedule")]
+    pub gap: Option<String>,
+    /// What becomes of wall times that the clock shows twice: first, last or both.
+    #[arg(long, value_name = "POLICY", requires = "schedule")]
+    pub repeat: Option<String>,
+    /// How many.
+    #[arg(short = 'n', long, default_value_t = 5)]
+    pub count: usize,
+    /// After this moment, and not after the present one.
+    #[arg(long, value_name = "TIME")]
+    pub after: Option<chrono::DateTime<chrono::Utc>>,
+    /// Which engine to ask.
+    #[command(flatten)]
+    pub remote: Remote,
+}
+
 /// Which attempts.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -272,6 +380,7 @@ pub async fn ask(command: Command) -> anyhow::Result<ExitCode> {
         Command::Traces(query) => traces::run(query).await,
         Command::Dlq(dlq) => dlq::run(dlq).await,
         Command::Clock(clock) => clock::run(clock).await,
+        Command::Schedules(Schedules { command }) => schedules::run(command).await,
         Command::Jobs(jobs) => return jobs::run(jobs).await,
         Command::Dev(_) | Command::Serve(_) | Command::Check(_) => {
             unreachable!("main runs these itself: they need the trigger kinds")

@@ -145,7 +145,7 @@ async fn open_store(config: &EngineConfig, clock: &Clock) -> Result<Arc<dyn Stor
                 .map_err(|error| store::Error::Incompatible(error.to_string()))?;
             settings.lease = config.lease;
             settings.durable = config.synchronous == config::Synchronous::Full;
-            Ok(Arc::new(PostgresStore::open(settings).await?))
+            Ok(Arc::new(PostgresStore::open_on(settings, clock.clone()).await?))
         }
     }
 }
@@ -309,6 +309,11 @@ impl Engine {
     /// The triggers and how they are.
     pub fn triggers(&self) -> Vec<crate::supervisor::TriggerHealth> {
         self.supervisor.health()
+    }
+
+    /// The instants of a trigger, if it has a schedule.
+    pub fn timetable(&self, row: &store::TriggerRow) -> Option<Arc<dyn trigger_core::Timetable>> {
+        self.kinds.timetable_of(row)
     }
 
     /// One line about a trigger, for people.

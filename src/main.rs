@@ -13,7 +13,7 @@ use trigger_core::Clock;
 use tripline::admin;
 use tripline::bus;
 use tripline::cli::announce::{Addresses, announce};
-use tripline::cli::{self, Cli, Command, check};
+use tripline::cli::{self, Cli, Command, SchedulesCommand, check};
 use tripline::config::{BusConfig, Document, EngineConfig, Manifest, Report};
 use tripline::engine::{Engine, Error as EngineError, Sources, executor_config, read_modules};
 use tripline::executor::{ExecutorConfig, Machine, ModuleError, ModuleSource, WasmExecutor};
@@ -34,6 +34,11 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Dev(options) => start(&options.run, options.clock.clock(), true),
         Command::Serve(options) => start(&options, Clock::system(), false),
         Command::Check(options) => check_manifest(&options),
+        // The kinds know what a schedule means: no engine has to be asked.
+        Command::Schedules(cli::Schedules { command: SchedulesCommand::Next(next) }) if !next.schedule.is_empty() => {
+            cli::schedules::preview(&next, &closed_kinds(false)?, Clock::system().now())?;
+            Ok(ExitCode::SUCCESS)
+        }
         command => block_on(cli::ask(command)),
     }
 }

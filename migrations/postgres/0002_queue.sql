@@ -31,7 +31,7 @@ DROP TABLE schedules;
 
 -- Rows leave when their invocation ends. Neither the claim's columns nor what is said of a running attempt is in an
 -- index, so that claiming, renewing and progress rewrite the row in its page and touch nothing else; the free space is
--- for that. A claimed row stays ready: whoever looks for rows passes by it until its lease runs out.
+-- for that: as much as the rows themselves take, because a claim writes all rows of a page at once. A claimed row stays ready: whoever looks for rows passes by it until its lease runs out.
 ALTER TABLE queue RENAME TO queue_0001;
 ALTER INDEX queue_pkey RENAME TO queue_0001_pkey;
 
@@ -56,7 +56,7 @@ CREATE TABLE queue (
     payload bytea NOT NULL,
     CHECK ((claim_token IS NULL) = (lease_until IS NULL)),
     CHECK ((ordering_key IS NULL) = (position IS NULL))
-) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 
 INSERT INTO queue (
     invocation_id, binding_id, state, run_at, rank, claim_token, lease_until, attempt, version, redrive_count,

@@ -60,7 +60,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::{Connection as _, PgConnection};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
-use trigger_core::{Binding, BoxFuture, Cancelled, Message, Progress, SkippedFire, Status};
+use trigger_core::{Binding, BoxFuture, Cancelled, Clock, Message, Progress, SkippedFire, Status};
 use uuid::Uuid;
 
 use self::error::Fail;
@@ -102,11 +102,16 @@ pub struct PostgresStore {
 impl PostgresStore {
     /// Connects, and makes the schema or brings it up to date. A server that is away is an error.
     pub async fn open(settings: PostgresSettings) -> Result<Self> {
-        let place = settings.place.clone();
-        Self::connect(settings).await.map_err(|error| error::at(&place, error))
+        Self::open_on(settings, Clock::system()).await
     }
 
-    async fn connect(settings: PostgresSettings) -> Result<Self> {
+    /// The same; rows are stamped by this clock.
+    pub async fn open_on(settings: PostgresSettings, clock: Clock) -> Result<Self> {
+        let place = settings.place.clone();
+        Self::connect(settings, clock).await.map_err(|error| error::at(&place, error))
+    }
+
+    async fn connect(settings: PostgresSettings, clock: Clock) -> Result<Self> {
         // Not through the pool, which tries again until its time is over and then knows no reason.
         let connect = PgConnection::connect_with(&settings.options);
         let connected = tokio::time::timeout(CONNECT_TIMEOUT, connect).await;
@@ -122,6 +127,7 @@ impl PostgresStore {
             limit: settings.statement_timeout + ANSWER_GRACE,
             signals: Arc::default(),
             bindings: bindings::Bindings::default(),
+            clock,
         });
         let lease = TimeDelta::from_std(settings.lease).unwrap_or(TimeDelta::MAX);
         let (tasks, stop, me) = (TaskTracker::new(), CancellationToken::new(), Uuid::now_v7());
@@ -154,6 +160,7 @@ impl fmt::Debug for PostgresStore {
 
 impl Store for PostgresStore {
     fn deploy(&self, namespace: String, functions: Vec<Deploy>) -> BoxFuture<'_, Result<Vec<Deployed>>> {
+        let now = self.core.clock.now();
         Box::pin(async move {
             // Hashing megabytes belongs on a thread that may take its time.
             let (functions, digests) = blocking(move || {
@@ -162,7 +169,7 @@ impl Store for PostgresStore {
             })
             .await?;
             let (namespace, functions) = functions;
-            on_connection!(self.core, |connection| functions::deploy(connection, &namespace, &functions, &digests))
+            on_connection!(self.core, |connection| functions::deploy(connection, &namespace, &functions, &digests, now))
         })
     }
 
@@ -209,15 +216,16 @@ impl Store for PostgresStore {
 
     fn keep(&self, queued: QueuedInvocation) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
-            let since = column::now();
+            let since = self.core.clock.now();
             let row = self.core.rows(std::slice::from_ref(&queued)).await?.remove(0).without_keys();
-            on_connection!(self.core, |connection| decide::keep(connection, &row))?;
+            on_connection!(self.core, |connection| decide::keep(connection, &row, since))?;
             self.core.due(since, std::iter::once(queued.run_at));
             Ok(())
         })
     }
 
     fn claim(&self, request: ClaimRequest) -> BoxFuture<'_, Result<Vec<Claimed>>> {
+        let now = self.core.clock.now();
         Box::pin(async move {
             let limited: Vec<&Arc<Binding>> = request.limits.iter().map(|(binding, _)| binding).collect();
             let request = claim::Request {
@@ -245,7 +253,7 @@ impl Store for PostgresStore {
                     return Ok(claimed);
                 }
                 for row in parked {
-                    match on_connection!(self.core, |connection| claim::park(connection, &row, token)) {
+                    match on_connection!(self.core, |connection| claim::park(connection, &row, token, now)) {
                         Ok(()) if row.ordered => self.core.changed(),
                         Ok(()) => {}
                         Err(error) if claimed.is_empty() => return Err(error),
@@ -281,7 +289,7 @@ impl Store for PostgresStore {
 
     fn cancel(&self, invocation_id: Uuid, keep_until: Option<DateTime<Utc>>) -> BoxFuture<'_, Result<Cancelled>> {
         Box::pin(async move {
-            let now = column::now();
+            let now = self.core.clock.now();
             let cancelled =
                 on_connection!(self.core, |connection| cancel::cancel(connection, invocation_id, keep_until, now))?;
             // Whoever runs it need not find out by itself, and another one of its key may have its turn.
@@ -293,9 +301,10 @@ impl Store for PostgresStore {
     }
 
     fn unique_holder(&self, binding: Binding, unique_key: String) -> BoxFuture<'_, Result<Option<Uuid>>> {
+        let now = self.core.clock.now();
         Box::pin(async move {
             let Some(id) = self.find(&binding).await? else { return Ok(None) };
-            on_connection!(self.core, |connection| decide::holder(connection, id, &unique_key))
+            on_connection!(self.core, |connection| decide::holder(connection, id, &unique_key, now))
         })
     }
 
@@ -347,13 +356,14 @@ impl Store for PostgresStore {
     }
 
     fn skip_fires(&self, skipped: Vec<SkippedFire>) -> BoxFuture<'_, Result<()>> {
+        let now = self.core.clock.now();
         Box::pin(async move {
             let of: Vec<&Arc<Binding>> = skipped.iter().map(|fire| &fire.binding).collect();
             let mut rows = fires::Skipped::default();
             for (fire, id) in skipped.iter().zip(self.core.binding_ids(&of).await?) {
                 rows.add_range(id, (fire.scheduled_at, fire.until), false, fire.count, fire.reason);
             }
-            on_connection!(self.core, |connection| fires::skip(connection, &rows)).map(drop)
+            on_connection!(self.core, |connection| fires::skip(connection, &rows, now)).map(drop)
         })
     }
 
@@ -374,16 +384,18 @@ impl Store for PostgresStore {
     }
 
     fn bury(&self, dead: Box<DeadLetter>) -> BoxFuture<'_, Result<()>> {
+        let now = self.core.clock.now();
         Box::pin(async move {
             let id = self.core.binding_ids(&[&dead.invocation.binding]).await?[0];
             let row = dead::Row::new(&dead, id);
-            on_connection!(self.core, |connection| dead::bury(connection, &row))
+            on_connection!(self.core, |connection| dead::bury(connection, &row, now))
         })
     }
 
     fn remember_attempt(&self, invocation_id: Uuid, attempt: FailedAttempt) -> BoxFuture<'_, Result<()>> {
+        let now = self.core.clock.now();
         Box::pin(async move {
-            on_connection!(self.core, |connection| attempts::remember(connection, invocation_id, &attempt))
+            on_connection!(self.core, |connection| attempts::remember(connection, invocation_id, &attempt, now))
         })
     }
 
@@ -436,9 +448,9 @@ impl Store for PostgresStore {
         run_at: DateTime<Utc>,
     ) -> BoxFuture<'_, Result<Vec<Redriven>>> {
         Box::pin(async move {
-            let since = column::now();
+            let since = self.core.clock.now();
             let redriven = on_connection!(self.core, |connection| {
-                dead::redrive(connection, &invocation_ids, version, run_at)
+                dead::redrive(connection, &invocation_ids, version, run_at, since)
             })?;
             if redriven.contains(&Redriven::Queued) {
                 self.core.due(since, std::iter::once(run_at));
@@ -462,9 +474,10 @@ impl Store for PostgresStore {
     }
 
     fn outbox_add(&self, messages: Vec<Message>) -> BoxFuture<'_, Result<()>> {
+        let now = self.core.clock.now();
         Box::pin(async move {
             let rows: Vec<outbox::Row> = messages.iter().map(outbox::Row::new).collect();
-            on_connection!(self.core, |connection| outbox::add(connection, &rows))
+            on_connection!(self.core, |connection| outbox::add(connection, &rows, now))
         })
     }
 
@@ -497,7 +510,8 @@ impl Store for PostgresStore {
     }
 
     fn prune(&self, retention: Retention) -> BoxFuture<'_, Result<Pruned>> {
-        Box::pin(async move { on_connection!(self.core, |connection| prune::step(connection, &retention)) })
+        let now = self.core.clock.now();
+        Box::pin(async move { on_connection!(self.core, |connection| prune::step(connection, &retention, now)) })
     }
 }
 

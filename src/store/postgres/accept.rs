@@ -8,7 +8,6 @@ use sqlx::PgConnection;
 use trigger_core::SkipReason;
 use uuid::Uuid;
 
-use super::column;
 use super::error::Outcome;
 use super::ledger::Counts;
 use super::row::{Columns, Identity, Insert, Keys, Row};
@@ -217,8 +216,11 @@ pub(super) async fn write(
 }
 
 /// Takes lists of new events in that need no locks; one whose identity, or whose id, is known is a duplicate.
-pub(super) async fn accept(connection: &mut PgConnection, lists: &[&List]) -> Outcome<Vec<Vec<Admitted>>> {
-    let now = column::now();
+pub(super) async fn accept(
+    connection: &mut PgConnection,
+    lists: &[&List],
+    now: DateTime<Utc>,
+) -> Outcome<Vec<Vec<Admitted>>> {
     let mut counts = Counts::default();
     // Whose each identity is among these, and which ids are asked for.
     let mut firsts: HashMap<Identity<'_>, Uuid> = HashMap::new();

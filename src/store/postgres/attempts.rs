@@ -1,5 +1,6 @@
 //! Failed attempts of events that their source redelivers: such events have no row in the queue.
 
+use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -8,7 +9,12 @@ use super::error::Outcome;
 use crate::store::FailedAttempt;
 
 /// Remembers a failed attempt.
-pub(super) async fn remember(connection: &mut PgConnection, id: Uuid, attempt: &FailedAttempt) -> Outcome<()> {
+pub(super) async fn remember(
+    connection: &mut PgConnection,
+    id: Uuid,
+    attempt: &FailedAttempt,
+    now: DateTime<Utc>,
+) -> Outcome<()> {
     sqlx::query(
         "INSERT INTO remembered_attempts (invocation_id, number, attempt, remembered_at) VALUES ($1, $2, $3, $4)
          ON CONFLICT (invocation_id, number)
@@ -17,7 +23,7 @@ pub(super) async fn remember(connection: &mut PgConnection, id: Uuid, attempt: &
     .bind(id)
     .bind(i64::from(attempt.number))
     .bind(column::to_json(attempt))
-    .bind(column::now())
+    .bind(now)
     .execute(connection)
     .await?;
     Ok(())

@@ -73,12 +73,12 @@ impl Waiting {
 }
 
 /// Makes rows ready whose moment has come at `$1`, at most `$2`. Answers how many, and when the next one's comes.
-const MAKE_READY: &str = "
+pub(super) const MAKE_READY: &str = "
     WITH due AS MATERIALIZED (
         SELECT invocation_id FROM queue WHERE state = 0 AND run_at <= $1 ORDER BY run_at LIMIT $2
         FOR UPDATE SKIP LOCKED
     ), ready AS (
-        UPDATE queue SET state = 1 WHERE invocation_id IN (SELECT invocation_id FROM due)
+        UPDATE queue SET state = 1 WHERE invocation_id = ANY (ARRAY (SELECT invocation_id FROM due))
     )
     SELECT (SELECT count(*) FROM due), (SELECT run_at FROM queue WHERE state = 0 AND run_at > $1 ORDER BY run_at LIMIT 1)
 ";
@@ -117,7 +117,8 @@ pub(super) async fn next_due(connection: &mut PgConnection, waiting: &Waiting) -
 
 // -- Claims ----------------------------------------------------------------------------------------------------------
 
-/// Claims rows that are ready and that nobody has, or whose lease ran out before `$1`. `$6` and `$7` are triggers that
+/// Claims rows that are ready at `$1` (another clock may have found them so) and that nobody has, or whose lease ran out
+/// before then. `$6` and `$7` are triggers that
 /// may have only so many.
 ///
 /// `lanes` are the triggers that have ready rows, found by stepping over the index from one to the next. Where there is
@@ -125,7 +126,8 @@ pub(super) async fn next_due(connection: &mut PgConnection, waiting: &Waiting) -
 /// trigger; who takes the first of a round is left to chance. A trigger offers no more rows than it could get, or than
 /// eight times its even share, so that many triggers with many rows cost no more than a few. The rows that come of
 /// it are locked by trigger and rank; those that another engine is claiming at this moment are passed by instead of
-/// waited for.
+/// waited for. They are updated by an array of ids, not by a join, which the planner would expect to be large: it does
+/// not know the limit when it makes a plan to keep, and would read the whole queue.
 pub(super) const CLAIM: &str = "
     WITH RECURSIVE ready (binding_id) AS (
         (SELECT binding_id FROM queue WHERE state = 1 ORDER BY binding_id LIMIT 1)
@@ -144,7 +146,8 @@ pub(super) const CLAIM: &str = "
         SELECT l.*, (
             SELECT count(*) FROM (
                 SELECT FROM queue q
-                WHERE q.binding_id = l.binding_id AND q.state = 1 AND (q.claim_token IS NULL OR q.lease_until < $1)
+                WHERE q.binding_id = l.binding_id AND q.state = 1 AND q.run_at <= $1
+                    AND (q.claim_token IS NULL OR q.lease_until < $1)
                 ORDER BY q.rank LIMIT least(l.room, 1 + 8 * $4 / l.lanes)
             ) AS rows
         ) AS offer FROM lanes l WHERE l.lanes > 1
@@ -164,7 +167,8 @@ pub(super) const CLAIM: &str = "
         SELECT q.* FROM shares CROSS JOIN LATERAL (
             SELECT invocation_id, rank, octet_length(payload)::bigint + octet_length(context) AS bytes
             FROM queue
-            WHERE binding_id = shares.binding_id AND state = 1 AND (claim_token IS NULL OR lease_until < $1)
+            WHERE binding_id = shares.binding_id AND state = 1 AND run_at <= $1
+                AND (claim_token IS NULL OR lease_until < $1)
             ORDER BY rank LIMIT shares.share FOR UPDATE SKIP LOCKED
         ) AS q
     ), fitting AS MATERIALIZED (
@@ -174,8 +178,8 @@ pub(super) const CLAIM: &str = "
             FROM due
         ) AS sized WHERE bytes_before < $5
     )
-    UPDATE queue q SET claim_token = $2, lease_until = $3 FROM fitting
-    WHERE q.invocation_id = fitting.invocation_id
+    UPDATE queue q SET claim_token = $2, lease_until = $3
+    WHERE q.invocation_id = ANY (ARRAY (SELECT invocation_id FROM fitting))
     RETURNING q.invocation_id, q.binding_id, q.run_at, q.attempt::bigint, q.version::bigint, q.redrive_count::bigint,
         q.ordering_key IS NOT NULL, q.attempts, q.context, q.payload, q.rank
 ";
@@ -219,7 +223,12 @@ const PARK: &str = concat!(
 );
 
 /// Moves a claimed row that cannot be read out of the way.
-pub(super) async fn park(connection: &mut PgConnection, row: &Unreadable, token: Uuid) -> Outcome<()> {
+pub(super) async fn park(
+    connection: &mut PgConnection,
+    row: &Unreadable,
+    token: Uuid,
+    now: DateTime<Utc>,
+) -> Outcome<()> {
     let mut transaction = connection.begin().await?;
     if row.ordered {
         let mut keys = lock::Keys::default();
@@ -230,12 +239,12 @@ pub(super) async fn park(connection: &mut PgConnection, row: &Unreadable, token:
         .bind(row.dead.invocation_id)
         .bind(token)
         .bind(column::text(&row.reason))
-        .bind(column::now())
+        .bind(now)
         .bind(row.dead.reason.as_str())
         .fetch_one(&mut *transaction)
         .await?;
     if column::count(&ours, 0)? == 1 {
-        dead::keep(&mut transaction, &row.dead).await?;
+        dead::keep(&mut transaction, &row.dead, now).await?;
     }
     Ok(transaction.commit().await?)
 }

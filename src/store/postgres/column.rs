@@ -12,11 +12,6 @@ use super::error::{Fail, Outcome};
 use crate::store::Error;
 use crate::store::stored::json_error;
 
-/// The current time: whatever is due, or over, is so by this.
-pub(super) fn now() -> DateTime<Utc> {
-    Utc::now()
-}
-
 /// A text as PostgreSQL can keep it: it takes every character but NUL. Only what is shown or compared goes through
 /// here; what must come back unchanged is in JSON or in bytes.
 pub(super) fn text(text: &str) -> Cow<'_, str> {

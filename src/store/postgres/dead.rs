@@ -124,15 +124,15 @@ macro_rules! settle {
             ", gone AS (
                 DELETE FROM queue q USING letter l
                 WHERE q.invocation_id = l.invocation_id AND q.claim_token = l.claim_token
-                RETURNING q.invocation_id, q.claim_token, q.binding_id, q.ordering_key, q.position, q.state
+                RETURNING q.invocation_id, q.claim_token, q.binding_id, q.ordering_key, q.position, q.state, l.reason
+            ), ended AS (
+                SELECT * FROM letter
+                WHERE (invocation_id, claim_token) IN (SELECT invocation_id, claim_token FROM gone)
             ), ",
-            keep!("letter JOIN gone USING (invocation_id, claim_token)"),
+            keep!("ended"),
             ", ",
             $promote,
-            count!(
-                "SELECT gone.binding_id, 'dead', letter.reason, count(*)
-                 FROM letter JOIN gone USING (invocation_id, claim_token) GROUP BY gone.binding_id, letter.reason"
-            ),
+            count!("SELECT binding_id, 'dead', reason, count(*) FROM gone GROUP BY binding_id, reason"),
             " SELECT invocation_id, claim_token FROM gone"
         )
     };
@@ -165,6 +165,7 @@ pub(super) fn bind<'q>(
     query: Query<'q, Postgres, PgArguments>,
     rows: &[&Row],
     tokens: Vec<Uuid>,
+    now: DateTime<Utc>,
 ) -> Query<'q, Postgres, PgArguments> {
     let names = |name: fn(&Binding) -> &str| rows.iter().map(|row| name(&row.binding)).collect::<Vec<&str>>();
     let message = |row: &&Row| row.publish.as_ref().map(|message| message.id);
@@ -192,19 +193,19 @@ pub(super) fn bind<'q>(
         .bind(published.iter().map(|one| one.map(|row| row.headers.as_str())).collect::<Vec<_>>())
         .bind(published.iter().map(|one| one.map(|row| row.payload.as_ref())).collect::<Vec<Option<&[u8]>>>())
         .bind(tokens)
-        .bind(column::now())
+        .bind(now)
 }
 
 /// Keeps a dead letter whose end is counted elsewhere, in place of an older one of the same invocation, and what to
 /// publish about it.
-pub(super) async fn keep(connection: &mut PgConnection, row: &Row) -> Outcome<()> {
-    bind(sqlx::query(KEEP), &[row], vec![Uuid::nil()]).execute(connection).await?;
+pub(super) async fn keep(connection: &mut PgConnection, row: &Row, now: DateTime<Utc>) -> Outcome<()> {
+    bind(sqlx::query(KEEP), &[row], vec![Uuid::nil()], now).execute(connection).await?;
     Ok(())
 }
 
 /// The same for an event that was not in the queue: it came and ended at once.
-pub(super) async fn bury(connection: &mut PgConnection, row: &Row) -> Outcome<()> {
-    bind(sqlx::query(BURY), &[row], vec![Uuid::nil()]).bind(row.binding_id).execute(connection).await?;
+pub(super) async fn bury(connection: &mut PgConnection, row: &Row, now: DateTime<Utc>) -> Outcome<()> {
+    bind(sqlx::query(BURY), &[row], vec![Uuid::nil()], now).bind(row.binding_id).execute(connection).await?;
     Ok(())
 }
 
@@ -299,6 +300,7 @@ pub(super) async fn redrive(
     ids: &[Uuid],
     version: Option<u32>,
     run_at: DateTime<Utc>,
+    now: DateTime<Utc>,
 ) -> Outcome<Vec<Redriven>> {
     let mut transaction = connection.begin().await?;
     // Locked in one order everywhere, so that two redrives of the same ones wait for each other instead of both.
@@ -338,14 +340,14 @@ pub(super) async fn redrive(
         // It is dead no more; and writing it counts it as accepted, which it was before.
         counts.add(*binding_id, "dead", reason.as_str(), -1);
         counts.add(*binding_id, "accepted", "", -1);
-        decide::insert(&mut transaction, &row, &ledger::Counts::default()).await?;
+        decide::insert(&mut transaction, &row, &ledger::Counts::default(), now).await?;
         marked.push(*id);
         answers.push(Redriven::Queued);
     }
     ledger::add(&mut transaction, &counts).await?;
     sqlx::query("UPDATE dead_letters SET redriven_at = $2 WHERE invocation_id = ANY ($1)")
         .bind(marked)
-        .bind(column::now())
+        .bind(now)
         .execute(&mut *transaction)
         .await?;
     transaction.commit().await?;

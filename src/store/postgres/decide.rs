@@ -89,19 +89,28 @@ const LOOK: &str = concat!(
 );
 
 /// Who holds a unique key.
-pub(super) async fn holder(connection: &mut PgConnection, binding_id: i64, key: &str) -> Outcome<Option<Uuid>> {
+pub(super) async fn holder(
+    connection: &mut PgConnection,
+    binding_id: i64,
+    key: &str,
+    now: DateTime<Utc>,
+) -> Outcome<Option<Uuid>> {
     const HOLDER: &str = concat!(
         "SELECT u.invocation_id FROM unique_keys u WHERE u.binding_id = $1 AND u.unique_key = $2 AND ",
         held!("$3")
     );
-    let query = sqlx::query_scalar(HOLDER).bind(binding_id).bind(key.as_bytes()).bind(column::now());
+    let query = sqlx::query_scalar(HOLDER).bind(binding_id).bind(key.as_bytes()).bind(now);
     Ok(query.fetch_optional(connection).await?)
 }
 
 /// Puts a row in the queue that is known to be no duplicate, in the caller's transaction, and writes counts beside its
 /// own. One that is there already stays as it is, and is not counted.
-pub(super) async fn insert(connection: &mut PgConnection, row: &Row, counts: &Counts) -> Outcome<bool> {
-    let now = column::now();
+pub(super) async fn insert(
+    connection: &mut PgConnection,
+    row: &Row,
+    counts: &Counts,
+    now: DateTime<Utc>,
+) -> Outcome<bool> {
     let (mut state, mut position) = (row.first_state(now), None);
     if let Some(ordering) = &row.ordering {
         let mut keys = lock::Keys::default();
@@ -132,13 +141,13 @@ pub(super) async fn insert(connection: &mut PgConnection, row: &Row, counts: &Co
 }
 
 /// Puts a row in the queue, unless it is there.
-pub(super) async fn keep(connection: &mut PgConnection, row: &Row) -> Outcome<()> {
+pub(super) async fn keep(connection: &mut PgConnection, row: &Row, now: DateTime<Utc>) -> Outcome<()> {
     if row.ordering.is_none() {
-        insert(connection, row, &Counts::default()).await?;
+        insert(connection, row, &Counts::default(), now).await?;
         return Ok(());
     }
     let mut transaction = connection.begin().await?;
-    insert(&mut transaction, row, &Counts::default()).await?;
+    insert(&mut transaction, row, &Counts::default(), now).await?;
     Ok(transaction.commit().await?)
 }
 
@@ -146,12 +155,16 @@ pub(super) async fn keep(connection: &mut PgConnection, row: &Row) -> Outcome<()
 type Asked<'r> = (&'r Row, &'r List);
 
 /// Takes lists in, in a transaction of their own.
-pub(super) async fn accept_locked(connection: &mut PgConnection, lists: &[&List]) -> Outcome<Vec<Vec<Admitted>>> {
+pub(super) async fn accept_locked(
+    connection: &mut PgConnection,
+    lists: &[&List],
+    now: DateTime<Utc>,
+) -> Outcome<Vec<Vec<Admitted>>> {
     let mut transaction = connection.begin().await?;
     let mut keys = lock::Keys::default();
     lists.iter().flat_map(|list| &list.rows).for_each(|row| keys.of_new(row));
     let locked = keys.lock(&mut transaction).await?;
-    let admitted = accept(&mut transaction, lists, &locked).await?;
+    let admitted = accept(&mut transaction, lists, &locked, now).await?;
     transaction.commit().await?;
     Ok(admitted)
 }
@@ -161,6 +174,7 @@ pub(super) async fn accept(
     connection: &mut PgConnection,
     lists: &[&List],
     locked: &Locked,
+    now: DateTime<Utc>,
 ) -> Outcome<Vec<Vec<Admitted>>> {
     let asked: Vec<Asked<'_>> = lists.iter().flat_map(|list| list.rows.iter().map(move |row| (row, *list))).collect();
     let mut admitted = Vec::with_capacity(asked.len());
@@ -168,7 +182,7 @@ pub(super) async fn accept(
     while !rest.is_empty() {
         let (chunk, others) = rest.split_at(chunk_length(rest));
         rest = others;
-        admitted.extend(accept_chunk(connection, chunk, locked).await?);
+        admitted.extend(accept_chunk(connection, chunk, locked, now).await?);
     }
     let mut admitted = admitted.into_iter();
     Ok(lists.iter().map(|list| admitted.by_ref().take(list.rows.len()).collect()).collect())
@@ -258,8 +272,8 @@ async fn accept_chunk<'r>(
     connection: &mut PgConnection,
     rows: &[Asked<'r>],
     locked: &Locked,
+    now: DateTime<Utc>,
 ) -> Outcome<Vec<Admitted>> {
-    let now = column::now();
     let looks = look(connection, rows, now).await?;
     let mut before = Before::default();
     let mut counts = Counts::default();
@@ -291,7 +305,7 @@ async fn accept_chunk<'r>(
         }
         decisions.push(decision);
     }
-    if fires::skip(connection, &overlaps).await? != overlaps.bindings.len() as u64 {
+    if fires::skip(connection, &overlaps, now).await? != overlaps.bindings.len() as u64 {
         return Err(contradicted());
     }
     // One that runs already cannot be replaced: it goes on, and the new one is another event.

@@ -83,7 +83,7 @@ const SKIP: &str = concat!(
 );
 
 /// Keeps rows about fires that were not made. Answers how many were new.
-pub(super) async fn skip(connection: &mut PgConnection, skipped: &Skipped) -> Outcome<u64> {
+pub(super) async fn skip(connection: &mut PgConnection, skipped: &Skipped, now: DateTime<Utc>) -> Outcome<u64> {
     if skipped.bindings.is_empty() {
         return Ok(0);
     }
@@ -94,7 +94,7 @@ pub(super) async fn skip(connection: &mut PgConnection, skipped: &Skipped) -> Ou
         .bind(&skipped.until)
         .bind(&skipped.counts)
         .bind(&skipped.reasons)
-        .bind(column::now())
+        .bind(now)
         .fetch_one(connection)
         .await?;
     column::count(&row, 0)

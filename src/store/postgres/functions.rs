@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Postgres, Row as _};
@@ -46,12 +47,13 @@ pub(super) async fn deploy(
     namespace: &str,
     functions: &[Deploy],
     digests: &[Digest],
+    now: DateTime<Utc>,
 ) -> Outcome<Vec<Deployed>> {
     let mut transaction = connection.begin().await?;
     let connection = &mut *transaction;
     // Nodes that deploy at once take turns: each numbers its versions after those of the one before. Reading goes on.
     sqlx::query("LOCK TABLE functions IN SHARE ROW EXCLUSIVE MODE").execute(&mut *connection).await?;
-    put_modules(connection, functions).await?;
+    put_modules(connection, functions, now).await?;
     for sql in [
         "DELETE FROM routes WHERE function_id IN (SELECT function_id FROM functions WHERE namespace = $1)",
         "DELETE FROM triggers WHERE function_id IN (SELECT function_id FROM functions WHERE namespace = $1)",
@@ -62,7 +64,7 @@ pub(super) async fn deploy(
     let identities = identities(connection, namespace, &names).await?;
     let identity = |function: &Deploy| identities.get(&function.definition.name).copied().unwrap_or_default();
     let ids: Vec<Uuid> = functions.iter().map(identity).collect();
-    let numbers = put_versions(connection, functions, &ids, digests).await?;
+    let numbers = put_versions(connection, functions, &ids, digests, now).await?;
     put_triggers(connection, functions, &ids).await?;
     transaction.commit().await?;
     let deployed = functions.iter().zip(&ids).map(|(function, id)| {
@@ -73,7 +75,7 @@ pub(super) async fn deploy(
 }
 
 /// Stores the modules that are not there. Deploying one again repairs bytes that were damaged.
-async fn put_modules(connection: &mut PgConnection, functions: &[Deploy]) -> Outcome<()> {
+async fn put_modules(connection: &mut PgConnection, functions: &[Deploy], now: DateTime<Utc>) -> Outcome<()> {
     let modules: BTreeMap<String, &Bytes> =
         functions.iter().map(|function| (function.digest.to_string(), &function.module)).collect();
     // In one order everywhere, so that two nodes wait for each other instead of both.
@@ -86,7 +88,7 @@ async fn put_modules(connection: &mut PgConnection, functions: &[Deploy]) -> Out
     )
     .bind(&digests)
     .bind(sizes)
-    .bind(column::now())
+    .bind(now)
     .execute(&mut *connection)
     .await?;
     // The server hashes what it has, so that megabytes travel only when they are new.
@@ -140,6 +142,7 @@ async fn put_versions(
     functions: &[Deploy],
     ids: &[Uuid],
     digests: &[Digest],
+    now: DateTime<Utc>,
 ) -> Outcome<HashMap<Uuid, (u32, bool)>> {
     let mut definitions = Vec::with_capacity(functions.len());
     for function in functions {
@@ -165,7 +168,7 @@ async fn put_versions(
     .bind(functions.iter().map(|function| function.abi.as_str()).collect::<Vec<&str>>())
     .bind(definitions)
     .bind(&digests)
-    .bind(column::now())
+    .bind(now)
     .fetch_all(&mut *connection)
     .await?;
     let created: HashSet<Uuid> = created.into_iter().collect();

@@ -1,7 +1,10 @@
 //! The ledger: counts are written by the very statements that move events, so that it is exact at every moment.
 
+use std::collections::{HashMap, HashSet};
+
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row as _};
+use trigger_core::Binding;
 
 use super::column;
 use super::error::Outcome;
@@ -68,63 +71,82 @@ pub(super) async fn add(connection: &mut PgConnection, counts: &Counts) -> Outco
     Ok(())
 }
 
-/// Every trigger's counts, and what is in the queue: one statement, which sees each of the others whole or not at all.
-pub(super) async fn read(connection: &mut PgConnection) -> Outcome<Vec<LedgerRow>> {
-    let rows = sqlx::query(
-        "WITH live AS MATERIALIZED (
-            SELECT binding_id, count(*) AS rows, count(claim_token) AS running FROM queue GROUP BY binding_id
-         ), counted AS MATERIALIZED (
-            SELECT binding_id, array_agg(outcome) AS outcomes, array_agg(reason) AS reasons, array_agg(count) AS counts
-            FROM (
-                SELECT binding_id, outcome, reason, sum(count)::bigint AS count FROM ledger
-                GROUP BY binding_id, outcome, reason HAVING sum(count) <> 0 ORDER BY binding_id, outcome, reason
-            ) AS sums GROUP BY binding_id
-         )
-         SELECT b.namespace, b.function_name, b.trigger_id, b.trigger_type, b.paused_at, b.paused_note,
-            coalesce(live.rows - live.running, 0), coalesce(live.running, 0),
-            coalesce(counted.outcomes, '{}'), coalesce(counted.reasons, '{}'), coalesce(counted.counts, '{}'),
-            CASE WHEN live.rows > live.running THEN (
-                SELECT q.run_at FROM queue q
-                WHERE q.binding_id = b.binding_id AND q.state = 1 AND q.claim_token IS NULL ORDER BY q.rank LIMIT 1
-            ) END
-         FROM bindings b LEFT JOIN live USING (binding_id) LEFT JOIN counted USING (binding_id)
-         -- A trigger has its number when it is deployed: one without events is not told of.
-         WHERE live.rows IS NOT NULL OR counted.counts IS NOT NULL OR b.paused_at IS NOT NULL
-         ORDER BY b.namespace, b.function_name, b.trigger_id",
-    )
-    .fetch_all(connection)
-    .await?;
-    rows.iter().map(read_row).collect()
-}
+/// Every trigger's name and pause, what it has in the queue, and its counts: three kinds of rows of one statement, which
+/// sees each of the others whole or not at all.
+const READ: &str = "
+    SELECT 1, binding_id, paused_at, NULL::bigint, NULL::bigint, paused_note, NULL, namespace, function_name,
+        trigger_id, trigger_type
+    FROM bindings
+    UNION ALL
+    SELECT 2, live.binding_id, CASE WHEN rows > running THEN (
+            SELECT q.run_at FROM queue q
+            WHERE q.binding_id = live.binding_id AND q.state = 1 AND q.claim_token IS NULL ORDER BY q.rank LIMIT 1
+        ) END, rows, running, NULL, NULL, NULL, NULL, NULL, NULL
+    FROM (
+        SELECT binding_id, count(*) AS rows, count(claim_token) AS running FROM queue GROUP BY binding_id
+    ) AS live
+    UNION ALL
+    SELECT 3, binding_id, NULL, sum(count)::bigint, NULL, outcome, reason, NULL, NULL, NULL, NULL
+    FROM ledger GROUP BY binding_id, outcome, reason HAVING sum(count) <> 0
+";
 
-fn read_row(row: &PgRow) -> Outcome<LedgerRow> {
-    let (outcomes, reasons): (Vec<String>, Vec<String>) = (row.try_get(8)?, row.try_get(9)?);
-    let counts: Vec<i64> = row.try_get(10)?;
-    let mut line = LedgerRow {
-        binding: column::binding(row, 0)?,
-        accepted: 0,
-        queued: column::count(row, 6)?,
-        running: column::count(row, 7)?,
-        ended: Vec::new(),
-        paused: pause(row, 4)?,
-        oldest_due: row.try_get(11)?,
-    };
-    for ((outcome, reason), count) in outcomes.into_iter().zip(reasons).zip(counts) {
-        let count = u64::try_from(count).map_err(|_| {
-            column::corrupt(format!("the ledger of {}", line.binding.path()), format!("{outcome}: {count}"))
-        })?;
+/// Every trigger that has anything to tell.
+pub(super) async fn read(connection: &mut PgConnection) -> Outcome<Vec<LedgerRow>> {
+    let mut lines: HashMap<i64, LedgerRow> = HashMap::new();
+    let mut told: HashSet<i64> = HashSet::new();
+    // Names come first: the kinds are in the order of the statement.
+    for row in sqlx::query(READ).fetch_all(connection).await? {
+        let (kind, id): (i32, i64) = (row.try_get(0)?, row.try_get(1)?);
+        if kind == 1 {
+            let paused = pause(&row, (2, 5))?;
+            // A trigger has its number when it is deployed: one without events is not told of.
+            if paused.is_some() {
+                told.insert(id);
+            }
+            lines.insert(id, empty(column::binding(&row, 7)?, paused));
+            continue;
+        }
+        let unnamed = || column::corrupt("the ledger", format!("the table `bindings` has no row {id}"));
+        let line = lines.get_mut(&id).ok_or_else(unnamed)?;
+        told.insert(id);
+        if kind == 2 {
+            line.oldest_due = row.try_get(2)?;
+            line.running = column::count(&row, 4)?;
+            line.queued = column::count(&row, 3)?.saturating_sub(line.running);
+            continue;
+        }
+        let (outcome, reason): (String, String) = (row.try_get(5)?, row.try_get(6)?);
+        let count = column::count(&row, 3)?;
         match outcome.as_str() {
             "accepted" => line.accepted = count,
             _ => line.ended.push(LedgerCount { outcome, reason, count }),
         }
     }
-    Ok(line)
+    let mut ledger: Vec<LedgerRow> =
+        lines.into_iter().filter(|(id, _)| told.contains(id)).map(|(_, line)| line).collect();
+    for line in &mut ledger {
+        line.ended.sort_by(|one, other| (&one.outcome, &one.reason).cmp(&(&other.outcome, &other.reason)));
+    }
+    let name = |binding: &Binding| {
+        (
+            binding.namespace.clone(),
+            binding.function_name.clone(),
+            binding.trigger_id.clone(),
+            binding.trigger_type.as_str(),
+        )
+    };
+    ledger.sort_by_cached_key(|line| name(&line.binding));
+    Ok(ledger)
 }
 
-/// The pause in two columns from `first`.
-pub(super) fn pause(row: &PgRow, first: usize) -> Outcome<Option<Pause>> {
-    let Some(since) = row.try_get(first)? else { return Ok(None) };
-    Ok(Some(Pause { since, note: row.try_get::<Option<String>, _>(first + 1)?.unwrap_or_default() }))
+fn empty(binding: Binding, paused: Option<Pause>) -> LedgerRow {
+    LedgerRow { binding, accepted: 0, queued: 0, running: 0, ended: Vec::new(), paused, oldest_due: None }
+}
+
+/// The pause in two columns: since when, and why.
+pub(super) fn pause(row: &PgRow, (since, note): (usize, usize)) -> Outcome<Option<Pause>> {
+    let Some(since) = row.try_get(since)? else { return Ok(None) };
+    Ok(Some(Pause { since, note: row.try_get::<Option<String>, _>(note)?.unwrap_or_default() }))
 }
 
 /// Takes counts of other transactions into those of engines: at most `limit` rows. Answers how many.

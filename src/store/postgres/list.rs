@@ -102,7 +102,7 @@ pub(super) async fn paused(connection: &mut PgConnection) -> Outcome<Vec<(Bindin
     .await?;
     let mut paused = Vec::with_capacity(rows.len());
     for row in &rows {
-        if let Some(pause) = ledger::pause(row, 4)? {
+        if let Some(pause) = ledger::pause(row, (4, 5))? {
             paused.push((column::binding(row, 0)?, pause));
         }
     }

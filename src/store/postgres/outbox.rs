@@ -68,7 +68,7 @@ impl<'r> FromIterator<&'r Row> for Columns<'r> {
 }
 
 /// Adds messages.
-pub(super) async fn add(connection: &mut PgConnection, rows: &[Row]) -> Outcome<()> {
+pub(super) async fn add(connection: &mut PgConnection, rows: &[Row], now: DateTime<Utc>) -> Outcome<()> {
     if rows.is_empty() {
         return Ok(());
     }
@@ -84,7 +84,7 @@ pub(super) async fn add(connection: &mut PgConnection, rows: &[Row]) -> Outcome<
     .bind(columns.replies)
     .bind(columns.headers)
     .bind(columns.payloads)
-    .bind(column::now())
+    .bind(now)
     .execute(connection)
     .await?;
     Ok(())

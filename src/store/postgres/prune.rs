@@ -1,6 +1,7 @@
 //! Forgets what is old or too much, a bounded step at a time, so that nobody waits long behind it. One engine at a
 //! time: two that counted the same rows would both remove what is too much.
 
+use chrono::{DateTime, Utc};
 use sqlx::{Connection as _, PgConnection};
 
 use super::error::Outcome;
@@ -63,7 +64,7 @@ const DEAD_LETTERS_EXCESS: &str = "WITH gone AS (
     SELECT count(*) FROM gone";
 
 /// One step; nothing where another engine is at it.
-pub(super) async fn step(connection: &mut PgConnection, retention: &Retention) -> Outcome<Pruned> {
+pub(super) async fn step(connection: &mut PgConnection, retention: &Retention, now: DateTime<Utc>) -> Outcome<Pruned> {
     let mut transaction = connection.begin().await?;
     let ours: bool = sqlx::query_scalar(TURN).fetch_one(&mut *transaction).await?;
     if !ours {
@@ -93,7 +94,7 @@ pub(super) async fn step(connection: &mut PgConnection, retention: &Retention) -
         .bind(column::signed(retention.dead_letters_max_rows))
         .bind(column::signed(STEP.saturating_sub(pruned.dead_letters_old)));
     pruned.dead_letters_excess = column::count(&excess.fetch_one(&mut *transaction).await?, 0)?;
-    let unheld = sqlx::query(UNHELD).bind(column::now()).bind(column::signed(STEP)).execute(&mut *transaction).await?;
+    let unheld = sqlx::query(UNHELD).bind(now).bind(column::signed(STEP)).execute(&mut *transaction).await?;
     let folded = ledger::fold(&mut transaction, STEP).await?;
     transaction.commit().await?;
     let dead_letters = pruned.dead_letters_old + pruned.dead_letters_excess;

@@ -138,9 +138,14 @@ impl Ending {
 type Held = (Uuid, Uuid);
 
 /// Ends claims that all end in one way, each at most once among them. Answers those that were still their tokens'.
-pub(super) async fn settle(connection: &mut PgConnection, kind: Kind, endings: &[&Ending]) -> Outcome<HashSet<Held>> {
+pub(super) async fn settle(
+    connection: &mut PgConnection,
+    kind: Kind,
+    endings: &[&Ending],
+    now: DateTime<Utc>,
+) -> Outcome<HashSet<Held>> {
     if !endings.iter().any(|ending| ending.needs_locks()) {
-        return end(connection, kind, endings, false).await;
+        return end(connection, kind, endings, false, now).await;
     }
     let mut transaction = connection.begin().await?;
     let mut keys = lock::Keys::default();
@@ -153,7 +158,7 @@ pub(super) async fn settle(connection: &mut PgConnection, kind: Kind, endings: &
         }
     }
     let locked = keys.lock(&mut transaction).await?;
-    let ended = end(&mut transaction, kind, endings, true).await?;
+    let ended = end(&mut transaction, kind, endings, true, now).await?;
     // Events of an attempt whose claim is lost are dropped with its other effects.
     let mut events: Vec<&List> = Vec::new();
     for ending in endings {
@@ -166,10 +171,10 @@ pub(super) async fn settle(connection: &mut PgConnection, kind: Kind, endings: &
     }
     let (with_keys, without): (Vec<&List>, Vec<&List>) = events.into_iter().partition(|list| list.needs_locks());
     if !without.is_empty() {
-        accept::accept(&mut transaction, &without).await?;
+        accept::accept(&mut transaction, &without, now).await?;
     }
     if !with_keys.is_empty() {
-        decide::accept(&mut transaction, &with_keys, &locked).await?;
+        decide::accept(&mut transaction, &with_keys, &locked, now).await?;
     }
     transaction.commit().await?;
     Ok(ended)
@@ -181,12 +186,18 @@ impl Ending {
     }
 }
 
-async fn end(connection: &mut PgConnection, kind: Kind, endings: &[&Ending], ordered: bool) -> Outcome<HashSet<Held>> {
+async fn end(
+    connection: &mut PgConnection,
+    kind: Kind,
+    endings: &[&Ending],
+    ordered: bool,
+    now: DateTime<Utc>,
+) -> Outcome<HashSet<Held>> {
     let ended = match kind {
-        Kind::Ok => ok(connection, endings, ordered).await,
-        Kind::Retry => retry(connection, endings).await,
-        Kind::Dead => die(connection, endings, ordered).await,
-        Kind::Cancelled => cancelled(connection, endings, ordered).await,
+        Kind::Ok => ok(connection, endings, now, ordered).await,
+        Kind::Retry => retry(connection, endings, now).await,
+        Kind::Dead => die(connection, endings, now, ordered).await,
+        Kind::Cancelled => cancelled(connection, endings, now, ordered).await,
         Kind::HandBack => hand_back(connection, endings).await,
     }?;
     Ok(ended.into_iter().collect())
@@ -219,7 +230,7 @@ macro_rules! ok {
                 SELECT id, $6, $6, subject, reply, headers, payload
                 FROM unnest($8::uuid[], $9::uuid[], $10::uuid[], $11::text[], $12::text[], $13::text[], $14::bytea[])
                     AS effect (invocation_id, claim_token, id, subject, reply, headers, payload)
-                JOIN gone USING (invocation_id, claim_token)
+                WHERE (invocation_id, claim_token) IN (SELECT invocation_id, claim_token FROM gone)
             ), ",
             $promote,
             count!("SELECT binding_id, 'ok', '', count(*) FROM gone GROUP BY binding_id"),
@@ -229,9 +240,14 @@ macro_rules! ok {
 }
 
 pub(super) const OK: &str = ok!("");
-const OK_ORDERED: &str = ok!(concat!(promote!("$6"), ", "));
+pub(super) const OK_ORDERED: &str = ok!(concat!(promote!("$6"), ", "));
 
-async fn ok(connection: &mut PgConnection, endings: &[&Ending], ordered: bool) -> sqlx::Result<Vec<Held>> {
+async fn ok(
+    connection: &mut PgConnection,
+    endings: &[&Ending],
+    now: DateTime<Utc>,
+    ordered: bool,
+) -> sqlx::Result<Vec<Held>> {
     let (ids, tokens) = held(endings);
     let (mut statuses, mut headers, mut bodies, mut keep) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut effect_ids, mut effect_tokens, mut effects) = (Vec::new(), Vec::new(), Vec::new());
@@ -254,7 +270,7 @@ async fn ok(connection: &mut PgConnection, endings: &[&Ending], ordered: bool) -
         .bind(statuses)
         .bind(headers)
         .bind(bodies)
-        .bind(column::now())
+        .bind(now)
         .bind(keep)
         .bind(effect_ids)
         .bind(effect_tokens)
@@ -296,7 +312,12 @@ macro_rules! cancelled {
 const CANCELLED: &str = cancelled!("");
 const CANCELLED_ORDERED: &str = cancelled!(concat!(promote!("$4"), ", "));
 
-async fn cancelled(connection: &mut PgConnection, endings: &[&Ending], ordered: bool) -> sqlx::Result<Vec<Held>> {
+async fn cancelled(
+    connection: &mut PgConnection,
+    endings: &[&Ending],
+    now: DateTime<Utc>,
+    ordered: bool,
+) -> sqlx::Result<Vec<Held>> {
     let (ids, tokens) = held(endings);
     let keep = endings.iter().map(|ending| match &ending.end {
         End::Cancelled { keep_until } => *keep_until,
@@ -306,12 +327,12 @@ async fn cancelled(connection: &mut PgConnection, endings: &[&Ending], ordered: 
         .bind(ids)
         .bind(tokens)
         .bind(keep.collect::<Vec<_>>())
-        .bind(column::now())
+        .bind(now)
         .fetch_all(connection)
         .await
 }
 
-async fn retry(connection: &mut PgConnection, endings: &[&Ending]) -> sqlx::Result<Vec<Held>> {
+async fn retry(connection: &mut PgConnection, endings: &[&Ending], now: DateTime<Utc>) -> sqlx::Result<Vec<Held>> {
     let (ids, tokens) = held(endings);
     let (mut moments, mut versions, mut attempts) = (Vec::new(), Vec::new(), Vec::new());
     for ending in endings {
@@ -340,12 +361,17 @@ async fn retry(connection: &mut PgConnection, endings: &[&Ending]) -> sqlx::Resu
     .bind(moments)
     .bind(versions)
     .bind(attempts)
-    .bind(column::now())
+    .bind(now)
     .fetch_all(connection)
     .await
 }
 
-async fn die(connection: &mut PgConnection, endings: &[&Ending], ordered: bool) -> sqlx::Result<Vec<Held>> {
+async fn die(
+    connection: &mut PgConnection,
+    endings: &[&Ending],
+    now: DateTime<Utc>,
+    ordered: bool,
+) -> sqlx::Result<Vec<Held>> {
     let mut rows: Vec<&dead::Row> = Vec::with_capacity(endings.len());
     for ending in endings {
         if let End::Dead(row) = &ending.end {
@@ -353,7 +379,7 @@ async fn die(connection: &mut PgConnection, endings: &[&Ending], ordered: bool) 
         }
     }
     let query = sqlx::query(if ordered { dead::SETTLE_ORDERED } else { dead::SETTLE });
-    let ended = dead::bind(query, &rows, held(endings).1).fetch_all(connection).await?;
+    let ended = dead::bind(query, &rows, held(endings).1, now).fetch_all(connection).await?;
     ended.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
 }
 

@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection as _, PgPool, Postgres};
-use trigger_core::Binding;
+use trigger_core::{Binding, Clock};
 
 use super::accept::{self, List};
 use super::bindings::{self, Bindings};
@@ -17,7 +17,7 @@ use super::error::{Fail, Outcome};
 use super::row::Row;
 use super::settings::PostgresSettings;
 use super::settle::{self, Ending, Kind};
-use super::{column, decide, error, listen};
+use super::{decide, error, listen};
 use crate::store::{Admitted, Error, QueuedInvocation, Result};
 
 /// How often an operation that lost against another one is tried.
@@ -34,6 +34,8 @@ pub(super) struct Core {
     pub(super) limit: Duration,
     pub(super) signals: Arc<listen::Signals>,
     pub(super) bindings: Bindings,
+    /// What rows are stamped by.
+    pub(super) clock: Clock,
 }
 
 /// Does `$work` with `$connection`, again when it lost against another operation. A macro, because no bound says yet
@@ -135,7 +137,7 @@ impl Core {
 
     /// Accepts lists of rows together: those that need no locks with one statement, the others in one transaction.
     pub(super) async fn accept(&self, lists: Vec<List>) -> Vec<Result<Vec<Admitted>>> {
-        let since = column::now();
+        let since = self.clock.now();
         let mut answers: Vec<Result<Vec<Admitted>>> = lists.iter().map(|_| Ok(Vec::new())).collect();
         let (with_keys, without): (Vec<usize>, Vec<usize>) =
             (0..lists.len()).partition(|index| lists[*index].needs_locks());
@@ -174,10 +176,11 @@ impl Core {
     }
 
     async fn accept_lists(&self, lists: &[&List]) -> Result<Vec<Vec<Admitted>>> {
+        let now = self.clock.now();
         if lists.iter().any(|list| list.needs_locks()) {
-            return on_connection!(self, |connection| decide::accept_locked(connection, lists));
+            return on_connection!(self, |connection| decide::accept_locked(connection, lists, now));
         }
-        on_connection!(self, |connection| accept::accept(connection, lists))
+        on_connection!(self, |connection| accept::accept(connection, lists, now))
     }
 
     /// Ends claims together.
@@ -199,14 +202,14 @@ impl Core {
     }
 
     async fn settle_kind(&self, kind: Kind, endings: &[Ending], of_kind: &[usize], answers: &mut [Result<bool>]) {
-        let since = column::now();
+        let since = self.clock.now();
         let group: Vec<&Ending> = of_kind.iter().map(|index| &endings[*index]).collect();
-        match on_connection!(self, |connection| settle::settle(connection, kind, &group)) {
+        match on_connection!(self, |connection| settle::settle(connection, kind, &group, since)) {
             Ok(ended) => of_kind.iter().for_each(|index| answers[*index] = Ok(ended.contains(&endings[*index].held()))),
             Err(Error::Corrupt { .. }) if group.len() > 1 => {
                 for index in of_kind {
                     let alone = [&endings[*index]];
-                    let ended = on_connection!(self, |connection| settle::settle(connection, kind, &alone));
+                    let ended = on_connection!(self, |connection| settle::settle(connection, kind, &alone, since));
                     answers[*index] = ended.map(|ended| !ended.is_empty());
                 }
             }
@@ -222,7 +225,7 @@ impl Core {
     /// Rows that were written since `since` are due at these moments. The other engines are told of those that are due
     /// already. One that is due later is its own engine's to wait for, and a poll's if that engine is gone.
     pub(super) fn due(&self, since: DateTime<Utc>, moments: impl Iterator<Item = DateTime<Utc>>) {
-        let now = column::now();
+        let now = self.clock.now();
         let mut tell = false;
         for moment in moments {
             // Those that were due when they were written are ready.
@@ -242,6 +245,20 @@ impl Core {
         self.signals.tell.notify_one();
     }
 }
+
+/// What a connection is set to: `$1` is the schema, `$2` how long a statement may take.
+///
+/// Planning a claim takes longer than making it, so plans are made once for a connection and kept. They must then not
+/// depend on what the tables held at that moment: a queue that is empty when the engine starts is read from end to end
+/// as cheaply as by its index, and a day later is not. So rows are found by indexes, and tables joined by way of them,
+/// wherever that can be done at all.
+pub(super) const SESSION: &str = "
+    SELECT set_config('search_path', $1, false), set_config('statement_timeout', $2, false),
+        set_config('idle_in_transaction_session_timeout', $2, false),
+        set_config('plan_cache_mode', 'force_generic_plan', false), set_config('jit', 'off', false),
+        set_config('enable_seqscan', 'off', false), set_config('enable_hashjoin', 'off', false),
+        set_config('enable_mergejoin', 'off', false)
+";
 
 /// The pool. Opens no connection yet.
 pub(super) fn pool(settings: &PostgresSettings) -> PgPool {
@@ -263,14 +280,7 @@ pub(super) fn pool(settings: &PostgresSettings) -> PgPool {
         .after_connect(move |connection, _| {
             let (schema, milliseconds) = (schema.clone(), milliseconds.clone());
             Box::pin(async move {
-                sqlx::query(
-                    "SELECT set_config('search_path', $1, false), set_config('statement_timeout', $2, false),
-                        set_config('idle_in_transaction_session_timeout', $2, false)",
-                )
-                .bind(&*schema)
-                .bind(milliseconds)
-                .execute(&mut *connection)
-                .await?;
+                sqlx::query(SESSION).bind(&*schema).bind(milliseconds).execute(&mut *connection).await?;
                 if !durable {
                     sqlx::raw_sql("SET synchronous_commit = off").execute(&mut *connection).await?;
                 }

@@ -22,6 +22,7 @@ pub mod subject;
 mod terms;
 pub mod testing;
 mod timers;
+mod timetable;
 mod trace_context;
 mod trigger;
 
@@ -35,6 +36,7 @@ pub use jobs::{EnqueueError, Jobs, NewJob};
 pub use problems::{Problem, Problems, Step, display_path};
 pub use terms::{FireCause, Ordering, PRIORITIES, Terms, Unique, UniqueConflict, UniqueScope};
 pub use timers::{NewTimer, Timers};
+pub use timetable::{MAX_INSTANTS, Timetable};
 pub use trace_context::TraceContext;
 pub use trigger::{BindError, Trigger, TriggerContext, TriggerError, TriggerKind};
 
