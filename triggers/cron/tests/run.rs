@@ -169,6 +169,10 @@ impl Dispatch for Store {
         self.fake.cancel_live(binding)
     }
 
+    fn cancel_others(&self, binding: &Binding, unique_key: &str) -> BoxFuture<'_, Result<u64, Refused>> {
+        self.fake.cancel_others(binding, unique_key)
+    }
+
     fn wait(&self, invocation_id: Uuid, at_most: Duration) -> BoxFuture<'_, Result<Option<Status>, Refused>> {
         self.fake.wait(invocation_id, at_most)
     }
