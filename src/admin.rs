@@ -5,6 +5,7 @@
 
 mod api;
 mod clock;
+mod dead_letters;
 mod metrics;
 
 use std::net::SocketAddr;
@@ -21,8 +22,12 @@ use tokio_util::sync::CancellationToken;
 use crate::engine::Engine;
 
 pub use api::{
-    EnqueueRequest, EnqueueView, FunctionView, InvocationView, Listing, PublishRequest, PublishView, RedriveView,
-    ReloadView, TraceView, TriggerView, VersionView,
+    EnqueueRequest, EnqueueView, FunctionView, InvocationView, Listing, PublishRequest, PublishView, ReloadView,
+    TraceView, TriggerView, VersionView,
+};
+pub use dead_letters::{
+    CountView, OutcomesRequest, OutcomesView, PurgeRequest, PurgeStep, RedriveRequest, RedriveStep, RedriveView,
+    StepPosition,
 };
 
 pub use clock::{AdvanceRequest, AdvanceView, BusyView, ClockMode, ClockView};
@@ -82,6 +87,7 @@ fn router(engine: Arc<Engine>) -> Router {
     Router::new()
         .merge(api::routes())
         .merge(clock::routes())
+        .merge(dead_letters::routes())
         .merge(metrics::routes())
         .layer(middleware::from_fn_with_state((), only_local))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))

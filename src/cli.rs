@@ -7,6 +7,7 @@ pub mod check;
 pub mod client;
 pub mod clock;
 mod dlq;
+mod redrive;
 mod show;
 mod traces;
 
@@ -256,43 +257,7 @@ enum TracesCommand {
 #[derive(Debug, Args)]
 pub struct Dlq {
     #[command(subcommand)]
-    command: DlqCommand,
-}
-
-#[derive(Debug, Subcommand)]
-enum DlqCommand {
-    /// Dead letters, newest first.
-    List {
-        /// Only of this function.
-        #[arg(long)]
-        function: Option<String>,
-        /// Only given up on for this reason.
-        #[arg(long)]
-        reason: Option<String>,
-        /// Also those that were redriven since.
-        #[arg(long)]
-        all: bool,
-        /// At most this many.
-        #[arg(long, default_value_t = 20)]
-        limit: u32,
-        #[command(flatten)]
-        remote: Remote,
-    },
-    /// A dead letter with its payload and every attempt.
-    Show {
-        /// Its invocation.
-        invocation: uuid::Uuid,
-        #[command(flatten)]
-        remote: Remote,
-    },
-    /// Run dead letters' events again, under the same ids.
-    Redrive {
-        /// Their invocations.
-        #[arg(required = true)]
-        invocations: Vec<uuid::Uuid>,
-        #[command(flatten)]
-        remote: Remote,
-    },
+    command: dlq::DlqCommand,
 }
 
 /// Prints a line. A reader that went away (`| head`) is no error.
@@ -323,4 +288,14 @@ pub async fn ask(command: Command) -> anyhow::Result<ExitCode> {
         }
     }?;
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_contradicts_itself_nowhere() {
+        super::Cli::command().debug_assert();
+    }
 }

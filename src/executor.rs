@@ -36,6 +36,7 @@ use trigger_core::{BoxFuture, Failure, InvocationContext, Message, Response};
 use crate::functions::{Digest, Version};
 
 pub use cache::Counts;
+pub use disk::Cleaned;
 pub use wasm::{Bounds, ExecutorConfig, Machine, SetupError, WasmExecutor};
 
 /// Runs attempts.

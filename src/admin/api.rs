@@ -1,4 +1,4 @@
-//! What the command line asks: functions, triggers, traces, dead letters, publishing, reload.
+//! What the command line asks: functions, triggers, traces, publishing, reload.
 
 use std::sync::Arc;
 
@@ -16,13 +16,13 @@ use trigger_core::{Binding, Dispatch as _, EnqueueError, Headers, Message, NewJo
 use uuid::Uuid;
 
 use crate::engine::{Engine, Error as EngineError};
-use crate::store::{self, DeadLetterFilter, DeadLetterSummary, Redriven, TraceFilter};
+use crate::store::{self, TraceFilter};
 use crate::traces::TraceRow;
 
 pub(super) type App = State<Arc<Engine>>;
 
 /// The most rows that one listing answers.
-const MAX_LIMIT: u32 = 1_000;
+pub(super) const MAX_LIMIT: u32 = 1_000;
 
 pub(super) fn routes() -> Router<Arc<Engine>> {
     Router::new()
@@ -32,9 +32,6 @@ pub(super) fn routes() -> Router<Arc<Engine>> {
         .route("/api/v1/traces", get(traces))
         .route("/api/v1/traces/{invocation_id}", get(trace))
         .route("/api/v1/invocations/{invocation_id}", get(invocation))
-        .route("/api/v1/dead-letters", get(dead_letters))
-        .route("/api/v1/dead-letters/{invocation_id}", get(dead_letter))
-        .route("/api/v1/dead-letters/{invocation_id}/redrive", post(redrive))
         .route("/api/v1/publish", post(publish))
         .route("/api/v1/jobs/{queue}", post(enqueue))
         .route("/api/v1/reload", post(reload))
@@ -48,7 +45,7 @@ pub(super) struct Problem {
 }
 
 impl Problem {
-    fn not_found(what: &str) -> Self {
+    pub(super) fn not_found(what: &str) -> Self {
         Self { status: StatusCode::NOT_FOUND, code: "not_found", detail: format!("no such {what}") }
     }
 }
@@ -324,57 +321,6 @@ async fn invocation(State(engine): App, Path(invocation_id): Path<Uuid>) -> Answ
     Ok(Json(view))
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct DeadLetterQuery {
-    function: Option<String>,
-    reason: Option<trigger_core::DeadReason>,
-    #[serde(default)]
-    include_redriven: bool,
-    before: Option<DateTime<Utc>>,
-    before_id: Option<Uuid>,
-    limit: Option<u32>,
-}
-
-async fn dead_letters(State(engine): App, Query(query): Query<DeadLetterQuery>) -> Answer<Listing<DeadLetterSummary>> {
-    let filter = DeadLetterFilter {
-        namespace: Some(engine.config.namespace.clone()),
-        function_name: query.function,
-        reason: query.reason,
-        include_redriven: query.include_redriven,
-        before: query.before,
-        before_id: query.before_id,
-        limit: query.limit.unwrap_or(50).clamp(1, MAX_LIMIT),
-    };
-    Ok(Json(Listing { items: engine.store.dead_letters(filter).await? }))
-}
-
-async fn dead_letter(State(engine): App, Path(invocation_id): Path<Uuid>) -> Answer<serde_json::Value> {
-    let found = engine.store.dead_letter(invocation_id).await?;
-    let (dead, redriven_at) = found.ok_or_else(|| Problem::not_found("dead letter"))?;
-    let mut envelope = dead.envelope();
-    envelope["data"]["redriven_at"] = serde_json::json!(redriven_at);
-    Ok(Json(envelope))
-}
-
-/// What a redrive did.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct RedriveView {
-    /// The dead letter's invocation, which runs again under the same id.
-    pub invocation_id: Uuid,
-    /// `queued`, or `already` where it was redriven before and has not died since.
-    pub state: String,
-}
-
-async fn redrive(State(engine): App, Path(invocation_id): Path<Uuid>) -> Answer<RedriveView> {
-    let state = match engine.dispatcher.redrive(invocation_id).await? {
-        Redriven::Queued => "queued",
-        Redriven::Already => "already",
-        Redriven::Unknown => return Err(Problem::not_found("dead letter")),
-    };
-    Ok(Json(RedriveView { invocation_id, state: state.to_owned() }))
-}
-
 /// A message to publish. The payload is given once: as text, or in base64.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -543,8 +489,8 @@ async fn reload(State(engine): App) -> Answer<ReloadView> {
             code: "manifest",
             detail: crate::cli::check::failure_text(&report, false),
         }),
-        Err(error @ EngineError::Executor(_)) => {
-            Err(Problem { status: StatusCode::INTERNAL_SERVER_ERROR, code: "executor", detail: error.to_string() })
+        Err(error @ (EngineError::Executor(_) | EngineError::Housekeeping(_))) => {
+            Err(Problem { status: StatusCode::INTERNAL_SERVER_ERROR, code: "engine", detail: error.to_string() })
         }
     }
 }

@@ -4,6 +4,7 @@ mod bad_input;
 mod bus;
 mod clock;
 mod crashes;
+mod dead_letters;
 mod examples;
 mod jobs;
 mod limits;

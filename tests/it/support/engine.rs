@@ -171,7 +171,12 @@ impl Project {
 
     /// Sends a request to the public listener.
     pub async fn http(&self, method: Method, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
-        let mut request = Request::builder().method(method).uri(format!("http://127.0.0.1:{}{path}", self.public));
+        self.send(method, &format!("http://127.0.0.1:{}{path}", self.public), headers, body).await
+    }
+
+    /// Sends a request to whichever listener.
+    pub async fn send(&self, method: Method, url: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
+        let mut request = Request::builder().method(method).uri(url);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
