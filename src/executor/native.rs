@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use trigger_core::{BoxFuture, Failure, FailureCode, InvocationContext};
+use tokio::sync::watch;
+use trigger_core::{BoxFuture, Failure, FailureCode, InvocationContext, Progress};
 
 use super::{Abi, Attempt, Executor, Inspection, ModuleError};
 use crate::functions::Version;
@@ -41,6 +42,7 @@ impl Executor for NativeExecutor {
         version: &'a Arc<Version>,
         invocation: &'a InvocationContext,
         deadline: Instant,
+        _progress: Option<watch::Sender<Progress>>,
     ) -> BoxFuture<'a, Attempt> {
         Box::pin(async move {
             match tokio::time::timeout_at(deadline.into(), (self.handler)(invocation)).await {
