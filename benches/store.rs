@@ -15,7 +15,7 @@ use futures_util::future::join_all;
 use rusqlite::{Connection, params};
 use trigger_core::{Binding, Clock, Custody, Headers, InvocationContext, Kind, Response};
 use tripline::store::sqlite::{Place, SqliteSettings, SqliteStore, Synchronous, sql};
-use tripline::store::{QueuedInvocation, Settle, Store};
+use tripline::store::{Accept, ClaimRequest, QueuedInvocation, Settle, Store};
 use uuid::Uuid;
 
 /// Bytes of payload of every event.
@@ -54,7 +54,7 @@ fn event(binding: &Arc<Binding>, payload: &Bytes) -> QueuedInvocation {
         ("user-agent".to_owned(), Bytes::from_static(b"curl/8.9.1")),
     ]);
     invocation.attributes = vec![("method".into(), "POST".to_owned()), ("path".into(), "/thumbnails".to_owned())];
-    QueuedInvocation { run_at: invocation.received_at, invocation, attempts: Vec::new(), redrive_count: 0 }
+    QueuedInvocation::new(invocation)
 }
 
 fn binding() -> Arc<Binding> {
@@ -73,14 +73,17 @@ async fn cycle(store: &dyn Store, batch: u32, time: Duration) -> f64 {
     let mut rows = 0;
     while start.elapsed() < time {
         let events = (0..batch).map(|_| event(&binding, &payload)).collect();
-        store.accept(events).await.expect("accepted");
+        store.accept(Accept { queued: events, ..Accept::default() }).await.expect("accepted");
         let now = Clock::system().now();
-        let claimed = store.claim(now, now + TimeDelta::seconds(60), batch).await.expect("claimed");
+        let lease_until = now + TimeDelta::seconds(60);
+        let request = ClaimRequest { now, lease_until, limit: batch, limits: Vec::new() };
+        let claimed = store.claim(request).await.expect("claimed");
         assert_eq!(claimed.len() as u32, batch);
         let settled = join_all(claimed.iter().map(|claimed| {
             let response = Response::from(Bytes::from_static(b"done"));
-            let settle = Settle::Ok { response, effects: Vec::new() };
-            store.settle(claimed.queued.invocation.invocation_id, claimed.token, settle)
+            let settle =
+                Settle::Ok { response, keep_until: Some(lease_until), effects: Vec::new(), events: Vec::new() };
+            store.settle(claimed.claim, settle)
         }));
         assert!(settled.await.into_iter().all(|settled| settled.expect("settled")));
         rows += batch;
@@ -98,7 +101,7 @@ fn bare(path: &Path, synchronous: Synchronous, batch: u32, time: Duration) -> f6
     let execute = |sql: &str| {
         connection.prepare_cached(sql).and_then(|mut statement| statement.execute([])).expect("a transaction");
     };
-    let context = event(&binding(), &Bytes::new()).invocation.to_stored().to_string();
+    let context = event(&binding(), &Bytes::new()).invocation.to_stored();
     let payload = vec![7_u8; PAYLOAD];
     let start = Instant::now();
     let mut rows = 0;
@@ -113,14 +116,16 @@ fn bare(path: &Path, synchronous: Synchronous, batch: u32, time: Duration) -> f6
                 .and_then(|mut insert| {
                     insert.execute(params![
                         id.as_bytes(),
-                        "default",
-                        "thumbnail",
-                        "http-1",
-                        "http",
+                        1,
+                        1,
+                        now,
                         now,
                         1,
                         none,
                         0,
+                        none,
+                        none,
+                        none,
                         none,
                         context,
                         payload
@@ -133,9 +138,9 @@ fn bare(path: &Path, synchronous: Synchronous, batch: u32, time: Duration) -> f6
         execute("BEGIN IMMEDIATE");
         let token = Uuid::now_v7();
         let ids: Vec<[u8; 16]> = {
-            let mut select = connection.prepare_cached(sql::SELECT_DUE).expect("a statement");
-            let rows = select.query_map(params![now, batch], |row| {
-                let (_context, _payload): (String, Vec<u8>) = (row.get(10)?, row.get(11)?);
+            let mut select = connection.prepare_cached(sql::SELECT_READY).expect("a statement");
+            let rows = select.query_map(params![1, now, batch], |row| {
+                let (_context, _payload): (String, Vec<u8>) = (row.get(7)?, row.get(8)?);
                 row.get(0)
             });
             rows.expect("rows").collect::<Result<_, _>>().expect("ids")
@@ -143,7 +148,7 @@ fn bare(path: &Path, synchronous: Synchronous, batch: u32, time: Duration) -> f6
         assert_eq!(ids.len() as u32, batch);
         for id in &ids {
             let mut insert = connection.prepare_cached(sql::INSERT_CLAIM).expect("a statement");
-            insert.execute(params![id, token.as_bytes(), now]).expect("claimed");
+            insert.execute(params![id, token.as_bytes(), now, 1, 1]).expect("claimed");
         }
         execute("COMMIT");
 
@@ -152,12 +157,12 @@ fn bare(path: &Path, synchronous: Synchronous, batch: u32, time: Duration) -> f6
             let none: Option<u32> = None;
             let ended = connection
                 .prepare_cached(sql::DELETE_CLAIM)
-                .and_then(|mut delete| delete.execute(params![id, token.as_bytes()]))
+                .and_then(|mut delete| delete.query_row(params![id, token.as_bytes()], |row| row.get::<_, i64>(0)))
                 .expect("ended");
             assert_eq!(ended, 1);
             connection
                 .prepare_cached(sql::INSERT_RESULT)
-                .and_then(|mut insert| insert.execute(params![id, now, none, none, b"done"]))
+                .and_then(|mut insert| insert.execute(params![id, 1, "ok", 1, now, now, none, none, b"done"]))
                 .expect("kept");
             connection.prepare_cached(sql::DELETE_QUEUE).and_then(|mut delete| delete.execute([id])).expect("removed");
         }

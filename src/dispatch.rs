@@ -42,7 +42,7 @@ use uuid::Uuid;
 
 use crate::executor::{Attempt, Executor};
 use crate::functions::{Registry, Route, Version, Versions};
-use crate::store::{self, FailedAttempt, QueuedInvocation, Store};
+use crate::store::{self, FailedAttempt, QueueRow, QueuedInvocation, Store};
 use crate::traces::Ring;
 use ledger::Ledger;
 use retry::Decision;
@@ -521,7 +521,13 @@ impl Dispatch for Dispatcher {
     }
 
     fn cancel_live(&self, binding: &Binding) -> BoxFuture<'_, Result<u64, Refused>> {
-        Box::pin(self.cancel_all(binding.clone()))
+        Box::pin(self.cancel_all(binding.clone(), |_| true))
+    }
+
+    fn cancel_others(&self, binding: &Binding, unique_key: &str) -> BoxFuture<'_, Result<u64, Refused>> {
+        let unique_key = unique_key.to_owned();
+        let others = move |row: &QueueRow| !row.running && row.unique_key.as_ref() != Some(&unique_key);
+        Box::pin(self.cancel_all(binding.clone(), others))
     }
 
     fn wait(&self, invocation_id: Uuid, at_most: Duration) -> BoxFuture<'_, Result<Option<Status>, Refused>> {

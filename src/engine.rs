@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use trigger_core::{BindError, Bus, Clock, Dispatch, Jobs, Problem, Step};
+use trigger_core::{BindError, Bus, Clock, Dispatch, Jobs, Problem, Step, Timers};
 
 use crate::advance::Advance;
 use crate::config::{self, Document, EngineConfig, FunctionConfig, Manifest, Report, StoreConfig};
@@ -53,6 +53,8 @@ pub struct Sources {
     pub kinds: Arc<Kinds>,
     /// Where jobs go in, where this build has them.
     pub jobs: Option<Arc<dyn Jobs>>,
+    /// Where timers are set, where this build has them.
+    pub timers: Option<Arc<dyn Timers>>,
     /// The clock that every decision about time goes by.
     pub clock: Clock,
 }
@@ -69,6 +71,8 @@ pub struct Engine {
     pub registry: Arc<Registry>,
     /// Where jobs go in, where this build has them.
     pub jobs: Option<Arc<dyn Jobs>>,
+    /// Where timers are set, where this build has them.
+    pub timers: Option<Arc<dyn Timers>>,
     /// Where events go in.
     pub dispatcher: Arc<Dispatcher>,
     /// The newest records.
@@ -167,8 +171,8 @@ impl Engine {
         machine: Machine,
         sources: Sources,
     ) -> Result<Arc<Self>, Error> {
-        let Sources { bus, kinds, jobs, clock } = sources;
-        let services = Services { jobs: jobs.clone(), timers: None, clock: clock.clone() };
+        let Sources { bus, kinds, jobs, timers, clock } = sources;
+        let services = Services { jobs: jobs.clone(), timers: timers.clone(), clock: clock.clone() };
         let store = open_store(&config, &clock).await?;
         let executor = WasmExecutor::on(machine, Arc::new(StoredModules(store.clone())), services)
             .map_err(|error| Error::Executor(error.to_string()))?;
@@ -209,6 +213,7 @@ impl Engine {
             store,
             bus,
             jobs,
+            timers,
             registry,
             dispatcher,
             ring,

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::ledger::Counters;
 use super::{Dispatcher, RETRY_AFTER, needs_caller, store_refused};
-use crate::store::{self, Accept, Admitted, Claim, Claimed, Lease, QueueFilter, QueuedInvocation};
+use crate::store::{self, Accept, Admitted, Claim, Claimed, Lease, QueueFilter, QueueRow, QueuedInvocation};
 
 impl Dispatcher {
     /// Accepts one event.
@@ -189,8 +189,8 @@ impl Dispatcher {
         Ok(cancelled)
     }
 
-    /// Takes every event of a trigger back that is queued or running.
-    pub(super) async fn cancel_all(&self, binding: Binding) -> Result<u64, Refused> {
+    /// Takes every event of a trigger back that is queued or running and `which` picks.
+    pub(super) async fn cancel_all(&self, binding: Binding, which: impl Fn(&QueueRow) -> bool) -> Result<u64, Refused> {
         let mut filter = QueueFilter {
             namespace: Some(binding.namespace.into()),
             function_name: Some(binding.function_name.into()),
@@ -202,7 +202,7 @@ impl Dispatcher {
         let mut count = 0;
         loop {
             let page = self.store.queue(filter.clone()).await.map_err(|error| store_refused(&error))?;
-            for row in &page {
+            for row in page.iter().filter(|row| which(row)) {
                 let cancelled = self.cancel_event(row.invocation_id).await?;
                 count += u64::from(matches!(cancelled, Cancelled::Cancelled | Cancelled::Asked));
             }

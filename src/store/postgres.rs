@@ -68,10 +68,10 @@ pub use self::settings::{ParseError, PostgresSettings};
 use self::settle::Ending;
 use self::work::Core;
 use super::{
-    Accept, Admitted, BlockedKey, Claim, ClaimRequest, Claimed, DeadLetter, DeadLetterFilter, DeadLetterSummary, Deploy,
-    Deployed, Depths, Error, FailedAttempt, FireFilter, FireRow, FunctionRow, KeptDeadLetter, LedgerRow, OutboxRow,
-    Pause, QueueFilter, QueueRow, QueuedInvocation, Redriven, Renewed, Result, Retention, Settle, Store, Tally,
-    TraceFilter, VersionRow,
+    Accept, Admitted, BlockedKey, Claim, ClaimRequest, Claimed, DeadLetter, DeadLetterFilter, DeadLetterSummary,
+    Deploy, Deployed, Depths, Error, FailedAttempt, FireFilter, FireRow, FunctionRow, KeptDeadLetter, LedgerRow,
+    OutboxRow, Pause, QueueFilter, QueueRow, QueuedInvocation, Redriven, Renewed, Result, Retention, Settle, Store,
+    Tally, TraceFilter, VersionRow,
 };
 use crate::functions::Digest;
 use crate::traces::TraceRow;
@@ -273,16 +273,11 @@ impl Store for PostgresStore {
         })
     }
 
-    fn cancel(
-        &self,
-        invocation_id: Uuid,
-        keep_until: Option<DateTime<Utc>>,
-    ) -> BoxFuture<'_, Result<Cancelled>> {
+    fn cancel(&self, invocation_id: Uuid, keep_until: Option<DateTime<Utc>>) -> BoxFuture<'_, Result<Cancelled>> {
         Box::pin(async move {
             let now = column::now();
-            let cancelled = on_connection!(self.core, |connection| {
-                cancel::cancel(connection, invocation_id, keep_until, now)
-            })?;
+            let cancelled =
+                on_connection!(self.core, |connection| { cancel::cancel(connection, invocation_id, keep_until, now) })?;
             // Whoever runs it need not find out by itself, and another one of its key may have its turn.
             if matches!(cancelled, Cancelled::Asked | Cancelled::Cancelled) {
                 self.core.changed();
@@ -419,9 +414,8 @@ impl Store for PostgresStore {
             let found = on_connection!(self.core, |connection| dead::binding_of(connection, invocation_id))?;
             let Some(binding) = found else { return Ok(Redriven::Unknown) };
             let id = self.core.binding_ids(&[&Arc::new(binding)]).await?[0];
-            let redriven = on_connection!(self.core, |connection| {
-                dead::redrive(connection, invocation_id, id, run_at)
-            })?;
+            let redriven =
+                on_connection!(self.core, |connection| { dead::redrive(connection, invocation_id, id, run_at) })?;
             if redriven == Redriven::Queued {
                 self.core.due(since, std::iter::once(run_at));
             }

@@ -3,6 +3,7 @@
 mod bad_input;
 mod bus;
 mod clock;
+mod crashes;
 mod examples;
 mod jobs;
 mod limits;

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::advance::{Advance, Error, Limits, Moved};
-use crate::store::QueuedInvocation;
+use crate::store::{Accept, ClaimRequest, QueuedInvocation};
 
 fn start() -> DateTime<Utc> {
     "2027-01-01T00:00:00Z".parse().unwrap()
@@ -101,8 +101,9 @@ async fn a_dead_engines_row_runs_when_its_lease_has_run_out_by_the_clock() {
     let hours = Hours::new(definition(), false).await;
     let invocation = hours.event(Custody::Engine);
     let queued = QueuedInvocation { invocation, run_at: at(10), attempts: Vec::new(), redrive_count: 0 };
-    hours.rig.store.accept(vec![queued]).await.unwrap();
-    assert_eq!(hours.rig.store.claim(at(10), at(40), 1).await.unwrap().len(), 1, "an engine that then died");
+    hours.rig.store.accept(Accept { queued: vec![queued], ..Accept::default() }).await.unwrap();
+    let request = ClaimRequest { now: at(10), lease_until: at(40), limit: 1, limits: Vec::new() };
+    assert_eq!(hours.rig.store.claim(request).await.unwrap().len(), 1, "an engine that then died");
     hours.to(39).await;
     assert!(hours.made().is_empty());
     hours.to(41).await;

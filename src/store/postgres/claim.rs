@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::due::{Due, Unreadable};
 use super::error::Outcome;
-use super::{cancel, column, dead, ledger, lock};
+use super::{column, dead, lock};
 use crate::store::{Claim, Renewed};
 
 /// What one claim may hand out, in bytes, before it stops short of its limit.
@@ -181,11 +181,7 @@ pub(super) const CLAIM: &str = "
 ";
 
 /// Claims rows that are due, those of the lowest rank first.
-pub(super) async fn claim(
-    connection: &mut PgConnection,
-    waiting: &Waiting,
-    request: &Request,
-) -> Outcome<Vec<Due>> {
+pub(super) async fn claim(connection: &mut PgConnection, waiting: &Waiting, request: &Request) -> Outcome<Vec<Due>> {
     make_ready(connection, waiting, request.now).await?;
     if request.limit == 0 {
         return Ok(Vec::new());

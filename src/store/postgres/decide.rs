@@ -162,8 +162,7 @@ pub(super) async fn accept(
     lists: &[&List],
     locked: &Locked,
 ) -> Outcome<Vec<Vec<Admitted>>> {
-    let asked: Vec<Asked<'_>> =
-        lists.iter().flat_map(|list| list.rows.iter().map(move |row| (row, *list))).collect();
+    let asked: Vec<Asked<'_>> = lists.iter().flat_map(|list| list.rows.iter().map(move |row| (row, *list))).collect();
     let mut admitted = Vec::with_capacity(asked.len());
     let mut rest = asked.as_slice();
     while !rest.is_empty() {
@@ -361,8 +360,9 @@ async fn look(connection: &mut PgConnection, rows: &[Asked<'_>], now: DateTime<U
     let keys = super::row::Keys::of(&keys, now);
     // Whoever is replaced may be of the same key: one more than that tells whether others are left.
     let beyond = rows.len() as i64 + 1;
-    let count_to =
-        |row: &Row| row.ordering.as_ref().and_then(|ordering| ordering.limit).map_or(beyond, |limit| beyond.max(limit.into()));
+    let count_to = |row: &Row| {
+        row.ordering.as_ref().and_then(|ordering| ordering.limit).map_or(beyond, |limit| beyond.max(limit.into()))
+    };
     let found = sqlx::query(LOOK)
         .bind(rows.iter().map(|(row, _)| row.id).collect::<Vec<_>>())
         .bind(rows.iter().map(|(row, _)| row.binding_id).collect::<Vec<_>>())

@@ -62,9 +62,7 @@ impl Due {
             payload: self.payload,
         };
         match columns.parse(self.run_at, &self.context, self.attempts.as_deref().map(str::as_bytes)) {
-            Ok(queued) => {
-                Ok(Claimed { queued, claim: Claim { invocation_id: self.id, token, ordered: self.ordered } })
-            }
+            Ok(queued) => Ok(Claimed { queued, claim: Claim { invocation_id: self.id, token, ordered: self.ordered } }),
             Err(reason) => {
                 let dead = dead::Row::new(&columns.unreadable(&reason), self.binding_id);
                 Err(Box::new(Unreadable { reason, ordered: self.ordered, dead }))

@@ -111,11 +111,7 @@ pub(super) async fn last_scheduled(connection: &mut PgConnection, binding_id: i6
 }
 
 /// A page of a trigger's fires, newest first.
-pub(super) async fn list(
-    connection: &mut PgConnection,
-    binding_id: i64,
-    filter: &FireFilter,
-) -> Outcome<Vec<FireRow>> {
+pub(super) async fn list(connection: &mut PgConnection, binding_id: i64, filter: &FireFilter) -> Outcome<Vec<FireRow>> {
     let mut select: QueryBuilder<Postgres> = QueryBuilder::new(
         "SELECT scheduled_at, until, count, cause, skipped, fired_at, invocation_id FROM fires WHERE binding_id = ",
     );

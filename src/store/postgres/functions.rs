@@ -9,8 +9,8 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Postgres, Row as _};
 use trigger_core::Binding;
 use uuid::Uuid;
 
-use super::column;
 use super::error::Outcome;
+use super::{bindings, column};
 use crate::executor::Abi;
 use crate::functions::Digest;
 use crate::store::{Deploy, Deployed, FunctionRow, Result, TriggerRow, VersionRow};
@@ -206,8 +206,12 @@ async fn put_triggers(connection: &mut PgConnection, functions: &[Deploy], ids: 
     .bind(kinds)
     .bind(positions)
     .bind(configs)
-    .execute(connection)
+    .execute(&mut *connection)
     .await?;
+    // Transactions of others find the triggers' numbers and need not give them any, for which everybody would wait.
+    let bindings: Vec<&Binding> =
+        functions.iter().flat_map(|function| &function.triggers).map(|trigger| &trigger.binding).collect();
+    bindings::resolve(connection, &bindings).await?;
     Ok(())
 }
 

@@ -88,6 +88,8 @@ pub(super) async fn read(connection: &mut PgConnection) -> Outcome<Vec<LedgerRow
                 WHERE q.binding_id = b.binding_id AND q.state = 1 AND q.claim_token IS NULL ORDER BY q.rank LIMIT 1
             ) END
          FROM bindings b LEFT JOIN live USING (binding_id) LEFT JOIN counted USING (binding_id)
+         -- A trigger has its number when it is deployed: one without events is not told of.
+         WHERE live.rows IS NOT NULL OR counted.counts IS NOT NULL OR b.paused_at IS NOT NULL
          ORDER BY b.namespace, b.function_name, b.trigger_id",
     )
     .fetch_all(connection)
@@ -108,8 +110,9 @@ fn read_row(row: &PgRow) -> Outcome<LedgerRow> {
         oldest_due: row.try_get(11)?,
     };
     for ((outcome, reason), count) in outcomes.into_iter().zip(reasons).zip(counts) {
-        let count = u64::try_from(count)
-            .map_err(|_| column::corrupt(format!("the ledger of {}", line.binding.path()), format!("{outcome}: {count}")))?;
+        let count = u64::try_from(count).map_err(|_| {
+            column::corrupt(format!("the ledger of {}", line.binding.path()), format!("{outcome}: {count}"))
+        })?;
         match outcome.as_str() {
             "accepted" => line.accepted = count,
             _ => line.ended.push(LedgerCount { outcome, reason, count }),

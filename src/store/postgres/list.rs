@@ -82,8 +82,7 @@ pub(super) async fn blocked_keys(connection: &mut PgConnection, limit: u32) -> O
 
 /// Pauses a trigger, or lets it go on.
 pub(super) async fn pause(connection: &mut PgConnection, binding_id: i64, pause: Option<&Pause>) -> Outcome<()> {
-    let (since, note): (Option<DateTime<Utc>>, _) =
-        pause.map(|pause| (pause.since, column::text(&pause.note))).unzip();
+    let (since, note): (Option<DateTime<Utc>>, _) = pause.map(|pause| (pause.since, column::text(&pause.note))).unzip();
     sqlx::query("UPDATE bindings SET paused_at = $2, paused_note = $3 WHERE binding_id = $1")
         .bind(binding_id)
         .bind(since)

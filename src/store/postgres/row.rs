@@ -1,10 +1,8 @@
 //! A row of the queue, ready to be written.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
-use trigger_core::{Binding, FireCause, UniqueConflict, UniqueScope};
+use trigger_core::{FireCause, UniqueConflict, UniqueScope};
 use uuid::Uuid;
 
 use super::column;
@@ -20,7 +18,6 @@ pub(super) const BEHIND: i16 = 2;
 /// A row to be written.
 pub(super) struct Row {
     pub(super) id: Uuid,
-    pub(super) binding: Arc<Binding>,
     pub(super) binding_id: i64,
     pub(super) run_at: DateTime<Utc>,
     rank: DateTime<Utc>,
@@ -70,7 +67,6 @@ impl Row {
         let unique = invocation.unique();
         Self {
             id: invocation.invocation_id,
-            binding: invocation.binding.clone(),
             binding_id,
             run_at: queued.run_at,
             rank: queued.rank(),
@@ -220,9 +216,7 @@ impl<'r> Keys<'r> {
                 None => (None, None),
                 Some(UniqueScope::Queued) => (Some("queued"), None),
                 Some(UniqueScope::Live) => (Some("live"), None),
-                Some(UniqueScope::Period(seconds)) => {
-                    (Some("period"), Some(now + TimeDelta::seconds(seconds.into())))
-                }
+                Some(UniqueScope::Period(seconds)) => (Some("period"), Some(now + TimeDelta::seconds(seconds.into()))),
             };
             keys.ordering_keys.push(row.ordering.as_ref().map(|ordering| ordering.key.as_str()));
             keys.positions.push(insert.position);

@@ -138,11 +138,7 @@ impl Ending {
 type Held = (Uuid, Uuid);
 
 /// Ends claims that all end in one way, each at most once among them. Answers those that were still their tokens'.
-pub(super) async fn settle(
-    connection: &mut PgConnection,
-    kind: Kind,
-    endings: &[&Ending],
-) -> Outcome<HashSet<Held>> {
+pub(super) async fn settle(connection: &mut PgConnection, kind: Kind, endings: &[&Ending]) -> Outcome<HashSet<Held>> {
     if !endings.iter().any(|ending| ending.needs_locks()) {
         return end(connection, kind, endings, false).await;
     }
@@ -185,12 +181,7 @@ impl Ending {
     }
 }
 
-async fn end(
-    connection: &mut PgConnection,
-    kind: Kind,
-    endings: &[&Ending],
-    ordered: bool,
-) -> Outcome<HashSet<Held>> {
+async fn end(connection: &mut PgConnection, kind: Kind, endings: &[&Ending], ordered: bool) -> Outcome<HashSet<Held>> {
     let ended = match kind {
         Kind::Ok => ok(connection, endings, ordered).await,
         Kind::Retry => retry(connection, endings).await,

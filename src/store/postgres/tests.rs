@@ -7,6 +7,9 @@ mod found;
 #[path = "../../../tests/it/support/postgres.rs"]
 mod server;
 
+mod functions;
+mod queue;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,8 +18,10 @@ use uuid::Uuid;
 
 use self::server::Server;
 use super::{PostgresSettings, PostgresStore};
-use crate::store::conformance::{self, accept_one, claim, claim_one, deploy_of, deploy_one, event, message, seconds};
-use crate::store::{Depths, Error, Settle, Store};
+use crate::store::conformance::{
+    self, accept, accept_one, claim, claim_at, claim_one, deploy_of, deploy_one, event, message, seconds,
+};
+use crate::store::{Accept, Admitted, Depths, Error, Settle, Store};
 
 /// A schema of one test's own on the shared server.
 struct Schema {
@@ -85,8 +90,10 @@ async fn two_engines_share_a_queue_and_each_row_is_claimed_once() {
     let schema = Schema::new();
     let stores = [schema.open().await, schema.open().await];
     let ids: Vec<Uuid> = {
-        let accepted = stores[0].accept((0..2000).map(|_| event("f")).collect()).await.unwrap();
-        accepted.iter().map(|one| one.invocation_id).collect()
+        let events: Vec<_> = (0..2000).map(|_| event("f")).collect();
+        let ids = events.iter().map(|one| one.invocation.invocation_id).collect();
+        accept(&stores[0], events).await;
+        ids
     };
     let mut tasks = tokio::task::JoinSet::new();
     for index in 0..6 {
@@ -99,7 +106,7 @@ async fn two_engines_share_a_queue_and_each_row_is_claimed_once() {
                     return mine;
                 }
                 for one in &claimed {
-                    let settled = store.settle(one.queued.invocation.invocation_id, one.token, conformance::ok()).await;
+                    let settled = store.settle(one.claim, conformance::ok()).await;
                     assert!(settled.unwrap());
                 }
                 mine.extend(claimed.iter().map(|one| one.queued.invocation.invocation_id));
@@ -123,10 +130,10 @@ async fn a_dead_engines_rows_are_claimed_by_another_when_their_lease_is_over() {
     drop(one);
     assert!(claim(&other, 10).await.is_empty());
     let later = chrono::Utc::now() + seconds(61);
-    let again = other.claim(later, later + seconds(60), 10).await.unwrap().remove(0);
+    let again = claim_at(&other, later, later + seconds(60), 10).await.remove(0);
     assert_eq!((again.queued.invocation.invocation_id, again.queued.invocation.attempt), (id, 1));
-    assert!(!other.settle(id, lost.token, Settle::HandBack).await.unwrap(), "its token is worth nothing any more");
-    assert!(other.settle(id, again.token, conformance::ok()).await.unwrap());
+    assert!(!other.settle(lost.claim, Settle::HandBack).await.unwrap(), "its token is worth nothing any more");
+    assert!(other.settle(again.claim, conformance::ok()).await.unwrap());
 }
 
 #[tokio::test]
@@ -168,7 +175,7 @@ async fn engines_that_start_together_make_one_schema() {
     let schema = Schema::new();
     let opened = futures_util::future::join_all((0..6).map(|_| PostgresStore::open(schema.settings()))).await;
     assert!(opened.iter().all(Result::is_ok), "{opened:?}");
-    assert_eq!(schema.query("SELECT count(*) FROM tripline_migrations"), "SET\n1");
+    assert_eq!(schema.query("SELECT count(*) FROM tripline_migrations"), "SET\n3");
 }
 
 // -- What is there already -------------------------------------------------------------------------------------------
@@ -220,7 +227,7 @@ async fn a_nul_from_outside_is_kept_where_it_matters() {
     accept_one(&store, queued.clone()).await;
     let mut again = queued.clone();
     again.invocation.invocation_id = Uuid::now_v7();
-    assert!(store.accept(vec![again]).await.unwrap()[0].duplicate);
+    assert_eq!(accept(&store, vec![again]).await, [Admitted::Duplicate(queued.invocation.invocation_id)]);
     let claimed = claim_one(&store).await;
     assert_eq!(&*claimed.queued.invocation.subject, "a\0b");
     let dead = conformance::dead_letter(&claimed.queued, None);
@@ -236,8 +243,9 @@ async fn one_that_cannot_be_written_does_not_take_the_others_with_it() {
     let store = schema.open().await;
     let mut far = event("f");
     far.run_at = chrono::DateTime::<chrono::Utc>::MAX_UTC - chrono::TimeDelta::days(365 * 200_000);
-    let good = futures_util::future::join_all((0..20).map(|_| store.accept(vec![event("f")])));
-    let (bad, good) = tokio::join!(store.accept(vec![far]), good);
+    let only = |event| store.accept(Accept { queued: vec![event], ..Accept::default() });
+    let good = futures_util::future::join_all((0..20).map(|_| only(event("f"))));
+    let (bad, good) = tokio::join!(only(far), good);
     assert!(matches!(bad, Err(Error::Corrupt { .. })), "{bad:?}");
     assert!(good.iter().all(Result::is_ok), "{good:?}");
     assert_eq!(store.depths().await.unwrap().queued, 20);
@@ -292,8 +300,8 @@ async fn a_server_that_crashes_is_unavailable_and_then_works_again() {
     tokio::task::block_in_place(|| server.kill());
     for _ in 0..3 {
         let results = [
-            store.accept(vec![event("f")]).await.map(drop),
-            store.settle(waiting, claimed.token, conformance::ok()).await.map(drop),
+            store.accept(Accept { queued: vec![event("f")], ..Accept::default() }).await.map(drop),
+            store.settle(claimed.claim, conformance::ok()).await.map(drop),
             store.depths().await.map(drop),
         ];
         for result in results {
@@ -306,8 +314,11 @@ async fn a_server_that_crashes_is_unavailable_and_then_works_again() {
     while let Err(error) = store.depths().await {
         assert!(matches!(error, Error::Unavailable(_)) && Instant::now() < deadline, "{error}");
     }
-    assert!(matches!(conformance::state(&store, waiting).await, StatusState::Running), "the claim outlived the server");
-    assert!(store.settle(waiting, claimed.token, conformance::ok()).await.unwrap());
+    assert!(
+        matches!(conformance::state(&store, waiting).await, StatusState::Running { .. }),
+        "the claim outlived the server"
+    );
+    assert!(store.settle(claimed.claim, conformance::ok()).await.unwrap());
     // The notifications are there again too.
     let other: Arc<dyn Store> = Arc::new(PostgresStore::open(self::settings(&server, "tripline")).await.unwrap());
     let heard = async {

@@ -146,9 +146,11 @@ impl Core {
         }
         for (list, answer) in lists.iter().zip(&answers) {
             let Ok(admitted) = answer else { continue };
-            let left = list.rows.iter().zip(admitted).filter(|(_, admitted)| {
-                matches!(admitted, Admitted::New { claimed: false, .. })
-            });
+            let left = list
+                .rows
+                .iter()
+                .zip(admitted)
+                .filter(|(_, admitted)| matches!(admitted, Admitted::New { claimed: false, .. }));
             self.due(since, left.map(|(row, _)| row.run_at));
         }
         answers
@@ -183,8 +185,7 @@ impl Core {
         let mut answers: Vec<Result<bool>> = endings.iter().map(|_| Ok(false)).collect();
         let mut seen = HashSet::with_capacity(endings.len());
         // A claim ends once: whoever names it a second time has lost it.
-        let firsts: Vec<usize> =
-            (0..endings.len()).filter(|index| seen.insert(endings[*index].held())).collect();
+        let firsts: Vec<usize> = (0..endings.len()).filter(|index| seen.insert(endings[*index].held())).collect();
         for (kind, locks) in Kind::ALL.into_iter().flat_map(|kind| [(kind, false), (kind, true)]) {
             let is_of = |ending: &Ending| ending.kind() == kind && ending.needs_locks() == locks;
             let mut of_kind: Vec<usize> = firsts.iter().copied().filter(|index| is_of(&endings[*index])).collect();

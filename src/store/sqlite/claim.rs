@@ -51,7 +51,7 @@ pub(super) fn claim(connection: &Connection, request: &Request) -> Result<Vec<Du
             let got = take(connection, request, &lane, wanted, MAX_CLAIM_BYTES.saturating_sub(bytes), &mut claimed)?;
             bytes += got.bytes;
             lane.room -= got.rows;
-            if got.rows == wanted && (lane.room > 0 || wanted == 0) && share <= wanted {
+            if got.rows == wanted && lane.room > 0 {
                 rest.push(lane);
             }
         }

@@ -200,6 +200,12 @@ impl Project {
     }
 }
 
+/// Sends JSON to an admin API that may be away; `None` then.
+pub async fn try_post(admin: u16, path: &str, body: &str) -> Option<Answer> {
+    let request = Request::post(format!("http://127.0.0.1:{admin}{path}")).header("content-type", "application/json");
+    call(request.body(Full::new(Bytes::copy_from_slice(body.as_bytes()))).unwrap()).await.ok()
+}
+
 async fn call(request: Request<Full<Bytes>>) -> Result<Answer, hyper_util::client::legacy::Error> {
     let client: Client<HttpConnector, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
     let response = client.request(request).await?;

@@ -249,18 +249,22 @@ impl InvocationContext {
 }
 
 /// The context as rows, dead letters and exports hold it: every field but the payload, which has a column of its own.
+/// Borrowed on the way in, so that a row costs no copies; owned on the way out.
 #[derive(Serialize, Deserialize)]
-struct Stored {
+struct Stored<'a> {
     invocation_id: Uuid,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    request_id: Option<Box<str>>,
-    #[serde(flatten)]
-    binding: Binding,
+    request_id: Option<Cow<'a, str>>,
+    // The binding's fields are not flattened: serde would buffer every other field for that.
+    namespace: Cow<'a, str>,
+    function_name: Cow<'a, str>,
+    trigger_id: Cow<'a, str>,
+    trigger_type: Kind,
     custody: Custody,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    caller: Option<Box<str>>,
+    caller: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    ws_client_id: Option<Box<str>>,
+    ws_client_id: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     version: Option<u32>,
     attempt: u32,
@@ -268,78 +272,101 @@ struct Stored {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     parent: Option<Uuid>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    idempotency_key: Option<Box<str>>,
-    subject: Box<str>,
+    idempotency_key: Option<Cow<'a, str>>,
+    subject: Cow<'a, str>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    content_type: Option<Box<str>>,
-    #[serde(default, skip_serializing_if = "Headers::is_empty")]
-    headers: Headers,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    attributes: Vec<Attribute>,
+    content_type: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "no_headers")]
+    headers: Cow<'a, Headers>,
+    #[serde(default, skip_serializing_if = "no_attributes")]
+    attributes: Cow<'a, [Attribute]>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     scheduled_at: Option<DateTime<Utc>>,
     received_at: DateTime<Utc>,
     traceparent: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    tracestate: Option<Box<str>>,
+    tracestate: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    terms: Option<Box<Terms>>,
+    terms: Option<Cow<'a, Terms>>,
+}
+
+fn no_headers(headers: &Headers) -> bool {
+    headers.is_empty()
+}
+
+fn no_attributes(attributes: &[Attribute]) -> bool {
+    attributes.is_empty()
 }
 
 impl InvocationContext {
     /// The context without its payload, as stored: JSON. [`from_stored`](Self::from_stored) is the way back.
     pub fn to_stored(&self) -> String {
+        fn text(text: &Option<Box<str>>) -> Option<Cow<'_, str>> {
+            text.as_deref().map(Cow::Borrowed)
+        }
         let stored = Stored {
             invocation_id: self.invocation_id,
-            request_id: self.request_id.clone(),
-            binding: (*self.binding).clone(),
+            request_id: text(&self.request_id),
+            namespace: Cow::Borrowed(&self.binding.namespace),
+            function_name: Cow::Borrowed(&self.binding.function_name),
+            trigger_id: Cow::Borrowed(&self.binding.trigger_id),
+            trigger_type: self.binding.trigger_type,
             custody: self.custody,
-            caller: self.caller.clone(),
-            ws_client_id: self.ws_client_id.clone(),
+            caller: text(&self.caller),
+            ws_client_id: text(&self.ws_client_id),
             version: self.version,
             attempt: self.attempt,
             depth: self.depth,
             parent: self.parent,
-            idempotency_key: self.idempotency_key.clone(),
-            subject: self.subject.clone(),
-            content_type: self.content_type.clone(),
-            headers: self.headers.clone(),
-            attributes: self.attributes.clone(),
+            idempotency_key: text(&self.idempotency_key),
+            subject: Cow::Borrowed(&self.subject),
+            content_type: text(&self.content_type),
+            headers: Cow::Borrowed(&self.headers),
+            attributes: Cow::Borrowed(&self.attributes),
             scheduled_at: self.scheduled_at,
             received_at: self.received_at,
             traceparent: self.trace.traceparent(),
-            tracestate: self.trace.state.clone(),
-            terms: self.terms.clone(),
+            tracestate: text(&self.trace.state),
+            terms: self.terms.as_deref().map(Cow::Borrowed),
         };
         serde_json::to_string(&stored).expect("a context has only string keys and no fallible values")
     }
 
     /// Reads what [`to_stored`](Self::to_stored) wrote.
     pub fn from_stored(stored: &str, payload: Bytes) -> Result<Self, serde_json::Error> {
-        let stored: Stored = serde_json::from_str(stored)?;
+        fn text(text: Option<Cow<'_, str>>) -> Option<Box<str>> {
+            text.map(|text| text.into_owned().into())
+        }
+        let stored: Stored<'_> = serde_json::from_str(stored)?;
         let trace = TraceContext::parse(&stored.traceparent, stored.tracestate.as_deref())
             .unwrap_or_else(TraceContext::new_root);
+        let binding = Binding {
+            namespace: stored.namespace.into_owned().into(),
+            function_name: stored.function_name.into_owned().into(),
+            trigger_id: stored.trigger_id.into_owned().into(),
+            trigger_type: stored.trigger_type,
+        };
         Ok(Self {
             invocation_id: stored.invocation_id,
-            request_id: stored.request_id,
-            binding: Arc::new(stored.binding),
+            request_id: text(stored.request_id),
+            binding: Arc::new(binding),
             custody: stored.custody,
-            caller: stored.caller,
-            ws_client_id: stored.ws_client_id,
+            caller: text(stored.caller),
+            ws_client_id: text(stored.ws_client_id),
             version: stored.version,
             attempt: stored.attempt,
             depth: stored.depth,
             parent: stored.parent,
-            idempotency_key: stored.idempotency_key,
-            subject: stored.subject,
-            content_type: stored.content_type,
-            headers: stored.headers,
-            attributes: stored.attributes,
+            idempotency_key: text(stored.idempotency_key),
+            subject: stored.subject.into_owned().into(),
+            content_type: text(stored.content_type),
+            headers: stored.headers.into_owned(),
+            attributes: stored.attributes.into_owned(),
             scheduled_at: stored.scheduled_at,
             received_at: stored.received_at,
             received: Instant::now(),
             trace,
-            terms: stored.terms,
+            terms: stored.terms.map(|terms| Box::new(terms.into_owned())),
             payload,
         })
     }

@@ -1,0 +1,305 @@
+//! Durable work from end to end: accepted, committed, claimed, run by a sandboxed component in a fresh instance, settled
+//! and committed, on each store; and what one acknowledged enqueue costs beside a bare insert.
+//!
+//! See `benches/README.md`. The peers' figures come from `benches/peers/`, run in the same minutes.
+
+#![allow(clippy::print_stdout, reason = "printing figures is what benchmarks do")]
+
+mod support;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use rusqlite::{Connection, params};
+use support::{median, spread};
+use trigger_core::{Binding, BoxFuture, Clock, Custody, Dispatch as _, InvocationContext, Kind};
+use tripline::bus::MemoryBus;
+use tripline::dispatch::{Dispatcher, Parts, Settings};
+use tripline::executor::{Abi, Executor as _, ExecutorConfig, ModuleError, ModuleSource, WasmExecutor};
+use tripline::functions::{Definition, Digest, Registry, Versions};
+use tripline::store::postgres::{PostgresSettings, PostgresStore};
+use tripline::store::sqlite::{Place, SqliteSettings, SqliteStore, Synchronous, sql};
+use tripline::store::{Deploy, Pause, Store};
+use tripline::traces::Ring;
+use uuid::Uuid;
+
+/// Bytes of payload of every job.
+const PAYLOAD: usize = 128;
+/// Jobs of one measurement.
+const JOBS: usize = 20_000;
+/// Callers that wait for each answer before the next job, together.
+const CLIENTS: usize = 64;
+
+struct Guest(Bytes);
+
+impl ModuleSource for Guest {
+    fn module(&self, _: Digest) -> BoxFuture<'_, Result<Bytes, ModuleError>> {
+        let bytes = self.0.clone();
+        Box::pin(async move { Ok(bytes) })
+    }
+}
+
+struct Engine {
+    dispatcher: Arc<Dispatcher>,
+    store: Arc<dyn Store>,
+    binding: Arc<Binding>,
+}
+
+impl Engine {
+    async fn new(store: Arc<dyn Store>) -> Self {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/guests/echo.component.wasm");
+        let module = Bytes::from(std::fs::read(path).expect("the guest is committed"));
+        let executor = WasmExecutor::new(ExecutorConfig::default(), Arc::new(Guest(module.clone())));
+        let executor = Arc::new(executor.expect("an executor"));
+        let versions = Arc::new(Versions::new(store.clone()));
+        let registry = Arc::new(Registry::default());
+        let deploy = Deploy {
+            definition: Definition::new("default", "echo"),
+            digest: Digest::of(&module),
+            module,
+            abi: Abi::Component,
+            triggers: Vec::new(),
+        };
+        store.deploy("default".to_owned(), vec![deploy]).await.expect("deployed");
+        let rows = store.functions().await.expect("functions");
+        let deployed: Vec<_> = rows.into_iter().map(|row| versions.from_row(row.version)).collect();
+        for version in &deployed {
+            executor.prepare(version).await.expect("compiled");
+        }
+        registry.replace(deployed);
+        let parts = Parts {
+            registry,
+            versions,
+            executor,
+            store: store.clone(),
+            bus: Arc::new(MemoryBus::default()),
+            ring: Arc::new(Ring::new(16_384)),
+            clock: Clock::system(),
+        };
+        let binding = Arc::new(Binding {
+            namespace: "default".into(),
+            function_name: "echo".into(),
+            trigger_id: "jobs".into(),
+            trigger_type: Kind::Job,
+        });
+        let dispatcher = Dispatcher::new(Settings::default(), parts);
+        dispatcher.run();
+        Self { dispatcher, store, binding }
+    }
+
+    fn event(&self, keep_result: bool) -> InvocationContext {
+        let payload = Bytes::from_static(&[7; PAYLOAD]);
+        let mut event = InvocationContext::new(self.binding.clone(), Custody::Engine, payload);
+        event.subject = "mail".into();
+        if !keep_result {
+            event.terms_mut().result_ttl_seconds = Some(0);
+        }
+        event
+    }
+
+    /// Waits until everything accepted has run.
+    async fn idle(&self) {
+        loop {
+            let depths = self.store.depths().await.expect("depths");
+            if depths.queued + depths.running == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// Jobs per second, accepted in lists of this many.
+    async fn lists(&self, list: usize, keep_result: bool) -> f64 {
+        let began = Instant::now();
+        let each = JOBS / list / 4;
+        let producers = (0..4).map(|_| async {
+            for _ in 0..each {
+                let events = (0..list).map(|_| self.event(keep_result)).collect();
+                let accepted = self.dispatcher.accept_all(events).await;
+                assert!(accepted.iter().all(Result::is_ok));
+            }
+        });
+        join_all(producers).await;
+        self.idle().await;
+        (each * list * 4) as f64 / began.elapsed().as_secs_f64()
+    }
+
+    /// Jobs per second worked off from a backlog: what peers call their throughput.
+    async fn backlog(&self) -> f64 {
+        let pause = Pause { since: Clock::system().now(), note: "filling".to_owned() };
+        self.store.pause((*self.binding).clone(), Some(pause)).await.expect("paused");
+        self.dispatcher.learn_pauses().await;
+        for _ in 0..JOBS / 1000 {
+            self.dispatcher.accept_all((0..1000).map(|_| self.event(false)).collect()).await;
+        }
+        let began = Instant::now();
+        self.store.pause((*self.binding).clone(), None).await.expect("resumed");
+        self.dispatcher.learn_pauses().await;
+        self.dispatcher.look();
+        self.idle().await;
+        JOBS as f64 / began.elapsed().as_secs_f64()
+    }
+
+    /// Microseconds from asking for a job to its run, one at a time.
+    async fn latency(&self) -> f64 {
+        let mut waits = Vec::with_capacity(500);
+        for _ in 0..500 {
+            let event = self.event(true);
+            let (id, asked) = (event.invocation_id, Instant::now());
+            self.dispatcher.accept(event).await.expect("accepted");
+            self.dispatcher.wait(id, Duration::from_secs(10)).await.expect("a status");
+            waits.push(asked.elapsed().as_secs_f64() * 1e6);
+        }
+        median(waits)
+    }
+
+    /// Jobs per second with so many callers, each of which waits until its job is kept.
+    async fn clients(self: &Arc<Self>, clients: usize, jobs: usize) -> f64 {
+        let began = Instant::now();
+        let each = jobs / clients;
+        let tasks: Vec<_> = (0..clients)
+            .map(|_| {
+                let engine = self.clone();
+                tokio::spawn(async move {
+                    for _ in 0..each {
+                        engine.dispatcher.accept(engine.event(false)).await.expect("accepted");
+                    }
+                })
+            })
+            .collect();
+        join_all(tasks).await;
+        let rate = (each * clients) as f64 / began.elapsed().as_secs_f64();
+        self.idle().await;
+        rate
+    }
+
+    /// Jobs per second with so many callers, each of which waits for its job's result; and the median wait in
+    /// milliseconds.
+    async fn answered(self: &Arc<Self>, clients: usize, jobs: usize) -> (f64, f64) {
+        let began = Instant::now();
+        let each = jobs / clients;
+        let tasks: Vec<_> = (0..clients)
+            .map(|_| {
+                let engine = self.clone();
+                tokio::spawn(async move {
+                    let mut waits = Vec::with_capacity(each);
+                    for _ in 0..each {
+                        let event = engine.event(true);
+                        let (id, asked) = (event.invocation_id, Instant::now());
+                        engine.dispatcher.accept(event).await.expect("accepted");
+                        let status = engine.dispatcher.wait(id, Duration::from_secs(10)).await.expect("a status");
+                        assert!(matches!(status.expect("known").state, trigger_core::StatusState::Ok { .. }));
+                        waits.push(asked.elapsed().as_secs_f64() * 1000.0);
+                    }
+                    waits
+                })
+            })
+            .collect();
+        let waits = join_all(tasks).await.into_iter().flat_map(|waits| waits.expect("a client")).collect();
+        ((each * clients) as f64 / began.elapsed().as_secs_f64(), median(waits))
+    }
+}
+
+/// Single inserts per second by a bare connection: one transaction each, as one client of a database would.
+fn bare_inserts(path: &Path, synchronous: Synchronous, rows: usize) -> f64 {
+    let connection = Connection::open(path).expect("the store's file");
+    connection.execute_batch(sql::WRITER_SETTINGS).expect("settings");
+    connection.execute_batch(&format!("PRAGMA synchronous = {synchronous:?}")).expect("synchronous");
+    let payload = vec![7_u8; PAYLOAD];
+    let began = Instant::now();
+    for _ in 0..rows {
+        let none: Option<u32> = None;
+        connection
+            .prepare_cached(sql::INSERT_QUEUE)
+            .and_then(|mut insert| {
+                insert.execute(params![
+                    Uuid::now_v7().as_bytes(),
+                    1,
+                    0,
+                    i64::MAX,
+                    i64::MAX,
+                    1,
+                    none,
+                    0,
+                    none,
+                    none,
+                    none,
+                    none,
+                    "{}",
+                    payload
+                ])
+            })
+            .expect("inserted");
+    }
+    let rate = rows as f64 / began.elapsed().as_secs_f64();
+    connection.execute_batch("DELETE FROM queue").expect("removed");
+    rate
+}
+
+fn line(what: &str, figures: &[f64]) {
+    println!("{what:<58} {:>10.0}  {}", median(figures.to_vec()), spread(figures));
+}
+
+async fn measure(word: &str, engine: Arc<Engine>, rounds: usize) {
+    engine.lists(100, false).await;
+    let (mut kept, mut plain, mut clients, mut answered, mut waits) = (vec![], vec![], vec![], vec![], vec![]);
+    let (mut backlog, mut alone) = (vec![], vec![]);
+    for _ in 0..rounds {
+        plain.push(engine.lists(100, false).await);
+        kept.push(engine.lists(100, true).await);
+        backlog.push(engine.backlog().await);
+        alone.push(engine.latency().await);
+        clients.push(engine.clients(CLIENTS, JOBS / 2).await);
+        let (rate, wait) = engine.answered(CLIENTS, JOBS / 2).await;
+        answered.push(rate);
+        waits.push(wait * 1000.0);
+    }
+    line(&format!("{word}: jobs/s, lists of 100, no result kept"), &plain);
+    line(&format!("{word}: jobs/s, lists of 100, result kept"), &kept);
+    line(&format!("{word}: jobs/s, worked off from a backlog"), &backlog);
+    line(&format!("{word}: µs from asking to settled, one at a time"), &alone);
+    line(&format!("{word}: acknowledged enqueues/s, {CLIENTS} clients"), &clients);
+    line(&format!("{word}: kept, run and answered/s, {CLIENTS} clients"), &answered);
+    line(&format!("{word}: the same, median wait in µs"), &waits);
+}
+
+fn main() {
+    let rounds = std::env::var("ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(5);
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    for synchronous in [Synchronous::Normal, Synchronous::Full] {
+        let word = format!("SQLite {}", format!("{synchronous:?}").to_uppercase());
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("state.db");
+        let open = || {
+            let settings = SqliteSettings { place: Place::File(path.clone()), synchronous };
+            Arc::new(SqliteStore::open(settings).expect("a store"))
+        };
+        drop(open());
+        let (mut bare, mut one) = (vec![], vec![]);
+        for _ in 0..rounds {
+            bare.push(bare_inserts(&path, synchronous, 4000));
+            let engine = Arc::new(runtime.block_on(Engine::new(open())));
+            one.push(runtime.block_on(engine.clients(1, 4000)));
+            runtime.block_on(engine.dispatcher.drain(Duration::from_secs(5)));
+        }
+        line(&format!("{word}: bare single inserts/s"), &bare);
+        line(&format!("{word}: acknowledged enqueues/s, 1 client (jobs run too)"), &one);
+        runtime.block_on(async {
+            let engine = Arc::new(Engine::new(open()).await);
+            measure(&word, engine.clone(), rounds).await;
+            engine.dispatcher.drain(Duration::from_secs(5)).await;
+        });
+    }
+    match std::env::var("BENCH_PG_URL") {
+        Ok(url) => runtime.block_on(async {
+            let settings: PostgresSettings = url.parse().expect("BENCH_PG_URL");
+            let store = Arc::new(PostgresStore::open(settings).await.expect("a store"));
+            measure("PostgreSQL", Arc::new(Engine::new(store).await), rounds).await;
+        }),
+        Err(_) => println!("PostgreSQL: set BENCH_PG_URL=postgres://…/…?schema=bench to measure it too"),
+    }
+}
