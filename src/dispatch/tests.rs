@@ -20,6 +20,7 @@ use crate::store::sqlite::{SqliteSettings, SqliteStore};
 use crate::store::{DeadLetterFilter, Deploy, Redriven, Store};
 use crate::traces::{Outcome, Ring};
 
+mod effects;
 mod on_a_virtual_clock;
 
 struct Rig {

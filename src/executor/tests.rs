@@ -1,7 +1,9 @@
 //! The executor with real guests.
 
 mod compiled;
+pub(super) mod fakes;
 mod limits;
+mod work;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -18,7 +18,7 @@ use super::disk::DiskCache;
 use super::engine::{Allocation, engine, start_clock};
 use super::failure::{panicked, timeout};
 use super::fiber::{GuestThreads, Overran};
-use super::guest::{Guest, Work, lend};
+use super::guest::{self, Guest, lend};
 use super::wasi::Wasi;
 use super::{
     Attempt, Effects, Executor, Inspection, ModuleError, ModuleSource, Services, command, component, http, inspect,
@@ -269,7 +269,7 @@ impl WasmExecutor {
         let overran = Overran::default();
         let mut guest = Guest::new(version.clone(), self.inner.config.bounds, deadline);
         if compiled.linked.works() {
-            guest.work = Some(Work::new(self.services.clone(), progress));
+            guest.work = Some(guest::Work::new(self.services.clone(), progress));
         }
         let call = Call { engine: self.inner.engine.clone(), guest, overran: overran.clone() };
         let work = call.begin(compiled, invocation);

@@ -1,5 +1,7 @@
 //! What guests are told and may do, at the host's side of the interfaces.
 
+mod work;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
