@@ -1,14 +1,20 @@
 //! The command line: what can be said, and how a run of it ends.
 //!
-//! Exit codes: 0 done · 1 it could not be done · 2 the command line is wrong · 64 the manifest is wrong.
+//! Exit codes: 0 done · 1 it could not be done · 2 the command line is wrong · 3 it was asked for and is not certain yet
+//! · 64 the manifest is wrong.
 
 pub mod announce;
 pub mod check;
 pub mod client;
 pub mod clock;
 mod dlq;
+pub mod jobs;
+mod ledger;
+mod redrive;
 mod show;
+pub mod timers;
 mod traces;
+pub mod triggers;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -17,6 +23,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::telemetry::LogFormat;
 use client::Client;
+
+/// Exit code for what was asked for and is not certain yet: an attempt that is being cut, a wait that was too short.
+pub const EXIT_NOT_YET: u8 = 3;
 
 /// Exit code for a manifest with mistakes (`EX_USAGE` of sysexits.h).
 pub const EXIT_MANIFEST: u8 = 64;
@@ -53,20 +62,27 @@ pub enum Command {
         #[command(flatten)]
         remote: Remote,
     },
-    /// The triggers and how they are.
-    Triggers(Remote),
+    /// The triggers and how they are; `pause` and `resume` one.
+    Triggers(triggers::Triggers),
     /// Attempts and what became of them, newest first.
     Traces(Traces),
     /// Invocations that were given up on.
     Dlq(Dlq),
     /// Work in queues.
-    Jobs(Jobs),
+    Jobs(jobs::Jobs),
+    /// Moments at which functions run once.
+    Timers(timers::Timers),
+    /// Where every event is: accepted, waiting, running, ended. Exit code 1 where one is nowhere.
+    Ledger(Remote),
     /// What the engine's clock shows; `advance` moves a virtual one.
     Clock(Clock),
     /// How an accepted invocation stands.
     Status {
         /// The invocation.
         invocation: uuid::Uuid,
+        /// Wait until it has ended, for at most so long: 30s, 5m.
+        #[arg(long, value_name = "TIME", value_parser = seconds)]
+        wait: Option<f64>,
         /// Which engine to ask.
         #[command(flatten)]
         remote: Remote,
@@ -160,43 +176,6 @@ pub struct Publish {
     remote: Remote,
 }
 
-/// What to do about jobs.
-#[derive(Debug, Args)]
-pub struct Jobs {
-    #[command(subcommand)]
-    command: JobsCommand,
-}
-
-#[derive(Debug, Subcommand)]
-enum JobsCommand {
-    /// Put a job in a queue; answers its invocation.
-    Enqueue(Enqueue),
-}
-
-/// A job.
-#[derive(Debug, Args)]
-pub struct Enqueue {
-    /// The queue.
-    pub queue: String,
-    /// The payload; `-` reads standard input.
-    #[arg(default_value = "")]
-    pub payload: String,
-    /// Media type of the payload.
-    #[arg(long, value_name = "TYPE")]
-    pub content_type: Option<String>,
-    /// Not before so many seconds have passed.
-    #[arg(long, value_name = "SECONDS", conflicts_with = "at")]
-    pub delay: Option<f64>,
-    /// Not before this moment, as in 2027-01-01T00:00:00Z.
-    #[arg(long, value_name = "TIME")]
-    pub at: Option<chrono::DateTime<chrono::Utc>>,
-    /// Identity of the job: a second one with it is the first one.
-    #[arg(long)]
-    pub key: Option<String>,
-    #[command(flatten)]
-    remote: Remote,
-}
-
 /// What to do about the clock.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -256,43 +235,15 @@ enum TracesCommand {
 #[derive(Debug, Args)]
 pub struct Dlq {
     #[command(subcommand)]
-    command: DlqCommand,
+    command: dlq::DlqCommand,
 }
 
-#[derive(Debug, Subcommand)]
-enum DlqCommand {
-    /// Dead letters, newest first.
-    List {
-        /// Only of this function.
-        #[arg(long)]
-        function: Option<String>,
-        /// Only given up on for this reason.
-        #[arg(long)]
-        reason: Option<String>,
-        /// Also those that were redriven since.
-        #[arg(long)]
-        all: bool,
-        /// At most this many.
-        #[arg(long, default_value_t = 20)]
-        limit: u32,
-        #[command(flatten)]
-        remote: Remote,
-    },
-    /// A dead letter with its payload and every attempt.
-    Show {
-        /// Its invocation.
-        invocation: uuid::Uuid,
-        #[command(flatten)]
-        remote: Remote,
-    },
-    /// Run dead letters' events again, under the same ids.
-    Redrive {
-        /// Their invocations.
-        #[arg(required = true)]
-        invocations: Vec<uuid::Uuid>,
-        #[command(flatten)]
-        remote: Remote,
-    },
+/// A time to wait, in seconds: a number of them, or a duration with units.
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) => Ok(seconds),
+        Err(_) => trigger_core::bounds::span(text).map(|span| span.as_secs_f64()),
+    }
 }
 
 /// Prints a line. A reader that went away (`| head`) is no error.
@@ -312,15 +263,29 @@ pub async fn ask(command: Command) -> anyhow::Result<ExitCode> {
         Command::Publish(publish) => show::publish(publish).await,
         Command::Functions(remote) => show::functions(&Client::new(&remote)?).await,
         Command::Versions { function, remote } => show::versions(&Client::new(&remote)?, &function).await,
-        Command::Triggers(remote) => show::triggers(&Client::new(&remote)?).await,
-        Command::Status { invocation, remote } => show::status(&Client::new(&remote)?, invocation).await,
+        Command::Triggers(asked) => triggers::run(asked).await,
+        Command::Status { invocation, wait, remote } => {
+            return jobs::show(&Client::new(&remote)?, invocation, wait).await;
+        }
+        Command::Timers(timers) => return timers::run(timers).await,
+        Command::Ledger(remote) => return ledger::run(&Client::new(&remote)?).await,
         Command::Traces(query) => traces::run(query).await,
         Command::Dlq(dlq) => dlq::run(dlq).await,
         Command::Clock(clock) => clock::run(clock).await,
-        Command::Jobs(Jobs { command: JobsCommand::Enqueue(job) }) => show::enqueue(job).await,
+        Command::Jobs(jobs) => return jobs::run(jobs).await,
         Command::Dev(_) | Command::Serve(_) | Command::Check(_) => {
             unreachable!("main runs these itself: they need the trigger kinds")
         }
     }?;
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_contradicts_itself_nowhere() {
+        super::Cli::command().debug_assert();
+    }
 }

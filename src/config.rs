@@ -11,6 +11,7 @@
 
 mod engine;
 mod function;
+mod housekeeping;
 mod names;
 mod report;
 mod schema;
@@ -99,6 +100,10 @@ pub struct EngineConfig {
     pub max_module_bytes: u64,
     /// How long results of accepted invocations are kept.
     pub results_keep: Duration,
+    /// How long dead letters are kept, and how many.
+    pub dead_letters: DeadLettersConfig,
+    /// When the engine does its own chores.
+    pub housekeeping: HousekeepingConfig,
     /// What is kept of attempts.
     pub traces: TracesConfig,
     /// The public listener's bounds.
@@ -138,6 +143,42 @@ pub enum Synchronous {
     Full,
     /// The last commits may be lost; a crash of the process loses none.
     Normal,
+}
+
+/// How long dead letters are kept, and how many.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLettersConfig {
+    /// How long one is kept after it died.
+    pub keep: Duration,
+    /// How many there should be, redriven ones included.
+    pub max_rows: u64,
+    /// What happens beyond that.
+    pub when_full: WhenFull,
+}
+
+/// What happens when there are more dead letters than there should be. That an event dies cannot be refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WhenFull {
+    /// The oldest are removed; how many is logged and counted.
+    DropOldest,
+    /// All are kept; the log, the metrics and the readiness say so until there are fewer.
+    Keep,
+}
+
+/// When the engine does its own chores, in cron expressions of six fields in UTC.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HousekeepingConfig {
+    /// Removing what is too old or too much.
+    pub retention: String,
+    /// Removing compiled code that is of no use any more.
+    pub code_cache: String,
+    /// Looking at the outbox.
+    pub outbox: String,
+    /// How long compiled code stays on the disk after it was last of use.
+    pub code_cache_keep: Duration,
+    /// How much of it there may be, in bytes.
+    pub code_cache_max_bytes: u64,
 }
 
 /// What is kept of attempts.

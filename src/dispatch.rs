@@ -236,12 +236,12 @@ impl Dispatcher {
         self.slots.running()
     }
 
-    /// Puts a dead letter's event back in the queue.
-    pub async fn redrive(&self, invocation_id: Uuid) -> store::Result<store::Redriven> {
-        let redriven = self.store.redrive(invocation_id, self.now()).await?;
+    /// Has the queue and the outbox looked at now.
+    pub fn wake(&self) {
+        // Whoever asks has put something there.
         self.backlog.grew();
         self.queue_wake.wake();
-        Ok(redriven)
+        self.outbox_wake.wake();
     }
 
     fn target(&self, binding: &Arc<Binding>) -> Target {

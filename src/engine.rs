@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -16,10 +15,11 @@ use crate::config::{self, Document, EngineConfig, FunctionConfig, Manifest, Repo
 use crate::dispatch::{self, Dispatcher};
 use crate::executor::{Executor, ExecutorConfig, Machine, ModuleError, ModuleSource, Services, WasmExecutor};
 use crate::functions::{Digest, Registry, Version, Versions};
+use crate::housekeeping::{self, Housekeeping};
 use crate::kinds::Kinds;
 use crate::store::postgres::{PostgresSettings, PostgresStore};
 use crate::store::sqlite::{self, Place, SqliteSettings, SqliteStore};
-use crate::store::{self, Deploy, Deployed, Retention, Store};
+use crate::store::{self, Deploy, Deployed, Store};
 use crate::supervisor::Supervisor;
 use crate::traces::{Ring, Writer, WriterSettings};
 
@@ -35,6 +35,9 @@ pub enum Error {
     /// WebAssembly cannot be run here.
     #[error("cannot set up the executor: {0}")]
     Executor(String),
+    /// The engine's own chores cannot be scheduled.
+    #[error(transparent)]
+    Housekeeping(#[from] housekeeping::Error),
     /// Triggers could not be bound; nothing was changed.
     #[error("{}", bind_errors(.0))]
     Bind(Vec<(String, BindError)>),
@@ -81,6 +84,8 @@ pub struct Engine {
     pub traces: Arc<Writer>,
     /// Runs the guests.
     pub executor: Arc<WasmExecutor>,
+    /// Does its chores.
+    pub housekeeping: Arc<Housekeeping>,
     /// The clock that it goes by.
     pub clock: Clock,
     /// What moves that clock, if it is a virtual one.
@@ -95,7 +100,8 @@ pub struct Engine {
     modules: parking_lot::Mutex<Vec<PathBuf>>,
     /// One reload at a time.
     reloading: Mutex<()>,
-    housekeeping: TaskTracker,
+    /// The writer of traces and the chores.
+    tasks: TaskTracker,
     stop: CancellationToken,
 }
 
@@ -137,6 +143,7 @@ async fn open_store(config: &EngineConfig, clock: &Clock) -> Result<Arc<dyn Stor
         StoreConfig::Postgres(address) => {
             let mut settings = PostgresSettings::from_secret(address)
                 .map_err(|error| store::Error::Incompatible(error.to_string()))?;
+            settings.lease = config.lease;
             settings.durable = config.synchronous == config::Synchronous::Full;
             Ok(Arc::new(PostgresStore::open(settings).await?))
         }
@@ -205,6 +212,8 @@ impl Engine {
                 clock: clock.clone(),
             },
         );
+        let housekeeping =
+            Housekeeping::new(config.clone(), clock.clone(), store.clone(), dispatcher.clone(), executor.clone());
         let dispatch: Arc<dyn Dispatch> = dispatcher.clone();
         let advance = Advance::new(dispatcher.clone(), store.clone());
         Ok(Arc::new(Self {
@@ -227,7 +236,8 @@ impl Engine {
             manifest: manifest.to_owned(),
             modules: parking_lot::Mutex::default(),
             reloading: Mutex::new(()),
-            housekeeping: TaskTracker::new(),
+            tasks: TaskTracker::new(),
+            housekeeping,
             stop: CancellationToken::new(),
         }))
     }
@@ -240,9 +250,8 @@ impl Engine {
         };
         self.dispatcher.run();
         let (traces, stop) = (self.traces.clone(), self.stop.clone());
-        self.housekeeping.spawn(async move { traces.run(stop).await });
-        let engine = self.clone();
-        self.housekeeping.spawn(async move { engine.prune().await });
+        self.tasks.spawn(async move { traces.run(stop).await });
+        self.housekeeping.start(&self.tasks, &self.stop).await?;
         Ok(applied)
     }
 
@@ -333,44 +342,10 @@ impl Engine {
         }
         self.dispatcher.drain(grace.saturating_sub(began.elapsed())).await;
         self.stop.cancel();
-        self.housekeeping.close();
-        self.housekeeping.wait().await;
-    }
-
-    /// Removes what is too old, a bounded step at a time.
-    async fn prune(&self) {
-        let mut sleeper = self.clock.background(|| "removing old rows".to_owned());
-        let mut pause = Duration::from_secs(1);
-        loop {
-            tokio::select! {
-                () = sleeper.pause(pause) => {}
-                () = self.stop.cancelled() => return,
-            }
-            let now = self.clock.now();
-            let retention = Retention {
-                results_before: now,
-                fires_before: now - FIRES_KEPT,
-                traces_before: now - self.config.traces.keep,
-                traces_max_rows: self.config.traces.max_rows,
-                keys_before: now - KEYS_KEPT,
-            };
-            pause = match self.store.prune(retention).await {
-                Ok(true) => Duration::from_millis(100),
-                Ok(false) => Duration::from_secs(60),
-                Err(error) => {
-                    tracing::warn!("cannot remove old rows: {error}");
-                    Duration::from_secs(60)
-                }
-            };
-        }
+        self.tasks.close();
+        self.tasks.wait().await;
     }
 }
-
-/// How long the fires of schedules are kept.
-const FIRES_KEPT: chrono::TimeDelta = chrono::TimeDelta::days(30);
-
-/// How long an event's key is remembered: a duplicate that comes later is a new event.
-const KEYS_KEPT: chrono::TimeDelta = chrono::TimeDelta::days(7);
 
 /// Reads and inspects every module; all that cannot be used are told at once, each at its place in the manifest.
 pub fn read_modules(

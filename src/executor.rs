@@ -37,6 +37,7 @@ use trigger_core::{BoxFuture, Clock, Failure, InvocationContext, Jobs, Message, 
 use crate::functions::{Digest, Version};
 
 pub use cache::Counts;
+pub use disk::Cleaned;
 pub use wasm::{Bounds, ExecutorConfig, Machine, SetupError, WasmExecutor};
 
 /// Runs attempts.

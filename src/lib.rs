@@ -25,6 +25,7 @@ pub mod supervisor;
 
 pub mod advance;
 pub mod engine;
+pub mod housekeeping;
 
 pub mod admin;
 pub mod cli;

@@ -7,22 +7,24 @@
 //!
 //! An operation whose future is dropped before it ended may or may not have been done, and is never half done.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use trigger_core::{
-    Binding, BoxFuture, Cancelled, DeadReason, Failure, InvocationContext, Message, Progress, SkippedFire, Status,
-};
+use trigger_core::{Binding, BoxFuture, Cancelled, Failure, Message, Progress, SkippedFire, Status};
 use uuid::Uuid;
 
 use crate::executor::Abi;
 use crate::functions::{Definition, Digest};
 use crate::traces::TraceRow;
 
+pub use dead_letters::{
+    DeadLetter, DeadLetterPage, DeadLetterPosition, DeadLetterSelector, DeadLetterSummary, KeptDeadLetter,
+    MAX_SELECTED_IDS, RedriveState, Redriven, SelectedDeadLetter,
+};
+
 #[cfg(test)]
 mod conformance;
+mod dead_letters;
 #[allow(
     clippy::disallowed_methods,
     reason = "the drivers stamp rows by the machine's clock; what is due is asked with a moment"
@@ -151,91 +153,6 @@ pub struct FailedAttempt {
     pub retry_delay_ms: Option<u64>,
 }
 
-/// An invocation that was given up on. Its JSON is the dead letter's envelope, payload included.
-#[derive(Clone, Debug)]
-pub struct DeadLetter {
-    /// The invocation as it was at its last attempt, payload included.
-    pub invocation: InvocationContext,
-    /// The version it ran on last; `None` where none could be found.
-    pub version: Option<u32>,
-    /// That version's module.
-    pub digest: Option<Digest>,
-    /// Every failed attempt.
-    pub attempts: Vec<FailedAttempt>,
-    /// Why it was given up on.
-    pub reason: DeadReason,
-    /// The last failure.
-    pub failure: Failure,
-    /// When.
-    pub died_at: DateTime<Utc>,
-    /// How often it had been redriven before.
-    pub redrive_count: u32,
-    /// What to publish about it, and where; `None` where the definition names no topic or publishing could loop. It
-    /// goes to the outbox and is not kept with the dead letter: `None` in one that was read back.
-    pub publish: Option<Message>,
-}
-
-/// A dead letter as it was kept, and when it was redriven, if it was and has not died again since.
-pub type KeptDeadLetter = (DeadLetter, Option<DateTime<Utc>>);
-
-/// A dead letter in a list.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct DeadLetterSummary {
-    /// The invocation's identity, which is the dead letter's too.
-    pub invocation_id: Uuid,
-    /// Where the event came in.
-    #[serde(flatten)]
-    pub binding: Binding,
-    /// What the event was about.
-    pub subject: String,
-    /// Why it was given up on.
-    pub reason: DeadReason,
-    /// The last failure.
-    pub failure: Failure,
-    /// Attempts made.
-    pub attempts: u32,
-    /// When it was given up on.
-    pub died_at: DateTime<Utc>,
-    /// When it was redriven, if it was since.
-    pub redriven_at: Option<DateTime<Utc>>,
-    /// Whether its topic has it: `None` where there is none.
-    pub published: Option<bool>,
-}
-
-/// Which dead letters.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct DeadLetterFilter {
-    /// Of this namespace.
-    pub namespace: Option<String>,
-    /// Of this function.
-    pub function_name: Option<String>,
-    /// Given up on for this reason.
-    pub reason: Option<DeadReason>,
-    /// Also those that were redriven since.
-    #[serde(default)]
-    pub include_redriven: bool,
-    /// Those that died before this moment (for paging: the oldest one's `died_at` of the page before).
-    pub before: Option<DateTime<Utc>>,
-    /// With `before`: also those that died at that very moment and whose id is lower than this one (for paging: the
-    /// last one's `invocation_id` of the page before). Several may die in one microsecond; without it a page's end
-    /// among them would lose the rest.
-    #[serde(default)]
-    pub before_id: Option<Uuid>,
-    /// At most this many (and [`MAX_PAGE`]), newest first.
-    pub limit: u32,
-}
-
-/// What a redrive led to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Redriven {
-    /// The event is back in the queue, with its first attempt before it.
-    Queued,
-    /// It was redriven before and has not died since.
-    Already,
-    /// No such dead letter.
-    Unknown,
-}
-
 /// A message that must reach the bus.
 #[derive(Clone, Debug)]
 pub struct OutboxRow {
@@ -259,7 +176,7 @@ pub struct TraceFilter {
     /// That began before this moment.
     pub before: Option<DateTime<Utc>>,
     /// With `before`: also those that began at that very moment and whose invocation's id is lower than this one, as
-    /// in [`DeadLetterFilter::before_id`].
+    /// in [`DeadLetterPosition`].
     #[serde(default)]
     pub before_id: Option<Uuid>,
     /// At most this many (and [`MAX_PAGE`]), newest first.
@@ -292,6 +209,44 @@ pub struct Retention {
     pub keys_before: DateTime<Utc>,
     /// Fires older than this moment.
     pub fires_before: DateTime<Utc>,
+    /// Dead letters that died before this moment.
+    pub dead_letters_before: DateTime<Utc>,
+    /// Keep at most this many dead letters, redriven ones included: the oldest go first.
+    pub dead_letters_max_rows: u64,
+}
+
+impl Retention {
+    /// Removes nothing.
+    pub const NOTHING: Self = Self {
+        results_before: DateTime::<Utc>::UNIX_EPOCH,
+        traces_before: DateTime::<Utc>::UNIX_EPOCH,
+        traces_max_rows: i64::MAX as u64,
+        keys_before: DateTime::<Utc>::UNIX_EPOCH,
+        fires_before: DateTime::<Utc>::UNIX_EPOCH,
+        dead_letters_before: DateTime::<Utc>::UNIX_EPOCH,
+        dead_letters_max_rows: i64::MAX as u64,
+    };
+}
+
+/// What one step of retention removed, in rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// Results of accepted invocations.
+    pub results: u64,
+    /// Rows of traces.
+    pub traces: u64,
+    /// Remembered keys.
+    pub keys: u64,
+    /// Remembered attempts.
+    pub attempts: u64,
+    /// Fires of schedules.
+    pub fires: u64,
+    /// Dead letters that were too old.
+    pub dead_letters_old: u64,
+    /// Dead letters that were too many.
+    pub dead_letters_excess: u64,
+    /// Whether there may be more to do.
+    pub more: bool,
 }
 
 /// Everything that the engine keeps.
@@ -401,14 +356,52 @@ pub trait Store: Send + Sync + 'static {
     /// When the newest accepted event of a trigger that carried a schedule was due.
     fn last_scheduled(&self, binding: Binding) -> BoxFuture<'_, Result<Option<DateTime<Utc>>>>;
 
-    /// Dead letters, newest first.
-    fn dead_letters(&self, filter: DeadLetterFilter) -> BoxFuture<'_, Result<Vec<DeadLetterSummary>>>;
+    /// Dead letters, newest first. One that cannot be read is left out.
+    fn dead_letters(&self, page: DeadLetterPage) -> BoxFuture<'_, Result<Vec<DeadLetterSummary>>>;
+
+    /// How many dead letters are selected.
+    fn dead_letter_count(&self, selector: DeadLetterSelector) -> BoxFuture<'_, Result<u64>>;
+
+    /// Those that something is to be done about, the oldest first, behind a place in that order; at most `limit` and
+    /// [`MAX_PAGE`]. Fewer mean that there are no more.
+    fn select_dead_letters(
+        &self,
+        selector: DeadLetterSelector,
+        behind: Option<DeadLetterPosition>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<SelectedDeadLetter>>>;
 
     /// A dead letter with payload and attempts, and when it was redriven.
     fn dead_letter(&self, invocation_id: Uuid) -> BoxFuture<'_, Result<Option<KeptDeadLetter>>>;
 
-    /// Puts a dead letter's event back in the queue: same identity, first attempt, no version pinned.
-    fn redrive(&self, invocation_id: Uuid, run_at: DateTime<Utc>) -> BoxFuture<'_, Result<Redriven>>;
+    /// Puts dead letters' events back in the queue: same identities, first attempts, on `version` of their function or,
+    /// where none is chosen, on the routed one. Whether there is such a version is not looked at. Answers are in the
+    /// order of the question and fewer where the events are large, but for the first one; the rest was not begun.
+    fn redrive_all(
+        &self,
+        invocation_ids: Vec<Uuid>,
+        version: Option<u32>,
+        run_at: DateTime<Utc>,
+    ) -> BoxFuture<'_, Result<Vec<Redriven>>>;
+
+    /// Puts a dead letter's event back in the queue, no version chosen.
+    fn redrive(&self, invocation_id: Uuid, run_at: DateTime<Utc>) -> BoxFuture<'_, Result<Redriven>> {
+        Box::pin(async move {
+            let redriven = self.redrive_all(vec![invocation_id], None, run_at).await?;
+            Ok(redriven.first().copied().unwrap_or(Redriven::Unknown))
+        })
+    }
+
+    /// How redriven events stand, in the order of the question.
+    fn redrive_states(&self, invocation_ids: Vec<Uuid>) -> BoxFuture<'_, Result<Vec<RedriveState>>>;
+
+    /// Forgets dead letters that still are where they were: one that died again meanwhile stays, and so does one that
+    /// was redriven, unless `include_redriven`. Answers how many there were. What is to be published about them is.
+    fn purge_dead_letters(
+        &self,
+        positions: Vec<DeadLetterPosition>,
+        include_redriven: bool,
+    ) -> BoxFuture<'_, Result<u64>>;
 
     /// Adds messages to the outbox.
     fn outbox_add(&self, messages: Vec<Message>) -> BoxFuture<'_, Result<()>>;
@@ -433,124 +426,7 @@ pub trait Store: Send + Sync + 'static {
     /// How many rows wait.
     fn depths(&self) -> BoxFuture<'_, Result<Depths>>;
 
-    /// Removes one bounded step of what is too old; `true` if there may be more.
-    fn prune(&self, retention: Retention) -> BoxFuture<'_, Result<bool>>;
-}
-
-impl DeadLetter {
-    /// The envelope, as published and exported: a CloudEvent (version 1.0, structured JSON) whose data is the event
-    /// with its history.
-    pub fn envelope(&self) -> serde_json::Value {
-        use base64::Engine as _;
-        let invocation = &self.invocation;
-        let binding = &invocation.binding;
-        let (payload, encoding) = match std::str::from_utf8(&invocation.payload) {
-            Ok(text) => (text.to_owned(), "text"),
-            Err(_) => (base64::engine::general_purpose::STANDARD.encode(&invocation.payload), "base64"),
-        };
-        let attributes: BTreeMap<&str, &str> =
-            invocation.attributes.iter().map(|(name, value)| (name.as_ref(), value.as_str())).collect();
-        serde_json::json!({
-            "specversion": "1.0",
-            "id": invocation.invocation_id,
-            "source": format!("tripline:{}", binding.path()),
-            "type": "tripline.dead_letter",
-            "subject": invocation.subject,
-            "time": self.died_at,
-            "datacontenttype": "application/json",
-            "traceparent": invocation.trace.traceparent(),
-            "data": {
-                "id": invocation.invocation_id,
-                "namespace": binding.namespace,
-                "function": binding.function_name,
-                "version": self.version,
-                "digest": self.digest,
-                "trigger_type": binding.trigger_type,
-                "trigger_id": binding.trigger_id,
-                "subject": invocation.subject,
-                "position": attributes,
-                "scheduled_at": invocation.scheduled_at,
-                "headers": shown_headers(&invocation.headers),
-                "content_type": invocation.content_type,
-                "payload": payload,
-                "payload_encoding": encoding,
-                "payload_bytes": invocation.payload.len(),
-                "attempts": self.attempts,
-                "reason": self.reason,
-                "failure": self.failure,
-                "first_seen": invocation.received_at,
-                "died_at": self.died_at,
-                "depth": invocation.depth,
-                "parent": invocation.parent,
-                "idempotency_key": invocation.idempotency_token(),
-                "redrive_count": self.redrive_count,
-                "redriven_from": (self.redrive_count > 0).then_some(invocation.invocation_id),
-            },
-        })
-    }
-}
-
-/// What stands in place of a credential.
-const MASKED: &str = "(masked)";
-
-/// An event's headers as a dead letter shows them: what proves somebody's identity is masked, since dead letters are
-/// read and passed on by others. The kept event has the whole of them, so that a redrive runs it as it came.
-fn shown_headers(headers: &trigger_core::Headers) -> serde_json::Value {
-    let shown: Vec<(&str, std::borrow::Cow<'_, str>)> = headers
-        .iter()
-        .map(|(name, value)| match is_credential(name) {
-            true => (name, MASKED.into()),
-            false => (name, String::from_utf8_lossy(value)),
-        })
-        .collect();
-    serde_json::json!(shown)
-}
-
-/// Whether a header of this name carries a credential, by the names that are in use.
-fn is_credential(name: &str) -> bool {
-    const PARTS: &[&str] =
-        &["authorization", "cookie", "token", "secret", "password", "api-key", "apikey", "signature"];
-    let name = name.to_ascii_lowercase();
-    PARTS.iter().any(|part| name.contains(part))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use trigger_core::{Custody, FailureCode, Headers, Kind};
-
-    use super::*;
-
-    #[test]
-    fn credentials_in_headers_are_masked_in_a_dead_letter() {
-        let binding = Binding {
-            namespace: "default".into(),
-            function_name: "function".into(),
-            trigger_id: "http-1".into(),
-            trigger_type: Kind::Http,
-        };
-        let mut invocation = InvocationContext::new(Arc::new(binding), Custody::Engine, Bytes::new());
-        let header = |name: &str, value: &'static str| (name.to_owned(), Bytes::from_static(value.as_bytes()));
-        invocation.headers = Headers::List(vec![
-            header("Authorization", "Bearer hunter2"),
-            header("X-Api-Key", "hunter2"),
-            header("cookie", "session=hunter2"),
-            header("content-language", "fr"),
-        ]);
-        let dead = DeadLetter {
-            invocation,
-            version: None,
-            digest: None,
-            attempts: Vec::new(),
-            reason: DeadReason::Permanent,
-            failure: Failure::new(FailureCode::GuestError, "no"),
-            died_at: Utc::now(),
-            redrive_count: 0,
-            publish: None,
-        };
-        let envelope = dead.envelope().to_string();
-        assert!(!envelope.contains("hunter2"), "{envelope}");
-        assert!(envelope.contains("content-language") && envelope.contains("\"fr\""), "{envelope}");
-    }
+    /// Removes one bounded step of what is too old or too much. Where engines share a store one of them does it at a
+    /// time; the others find nothing to do.
+    fn prune(&self, retention: Retention) -> BoxFuture<'_, Result<Pruned>>;
 }

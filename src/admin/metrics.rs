@@ -11,6 +11,7 @@ use axum::routing::get;
 
 use super::clock::ClockView;
 use crate::engine::Engine;
+use crate::housekeeping::Chore;
 
 pub(super) fn routes() -> Router<Arc<Engine>> {
     Router::new()
@@ -31,6 +32,7 @@ async fn ready(State(engine): State<Arc<Engine>>) -> Response {
             .chain(engine.triggers().into_iter().filter_map(|trigger| {
                 trigger.degraded.map(|why| format!("trigger {}: {why}", trigger.row.binding.path()))
             }))
+            .chain(crowded(&engine))
             .collect();
     let store = engine.store.depths().await;
     let status = if store.is_ok() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -41,6 +43,12 @@ async fn ready(State(engine): State<Arc<Engine>>) -> Response {
         "clock": ClockView::of(&engine),
     });
     (status, axum::Json(body)).into_response()
+}
+
+/// That there are more dead letters than there should be.
+fn crowded(engine: &Engine) -> Option<String> {
+    let over = engine.housekeeping.counts().dead_letters_over();
+    (over > 0).then(|| format!("dead letters: {over} more than dead_letters.max_rows; redrive or purge some"))
 }
 
 /// A label's value, escaped as the format asks.
@@ -88,6 +96,20 @@ async fn metrics(State(engine): State<Arc<Engine>>) -> Response {
         family("tripline_dead_letters", "gauge", "Dead letters kept.", plain(depths.dead));
         family("tripline_outbox_depth", "gauge", "Messages the bus has not taken yet.", plain(depths.outbox));
     }
+    let chores = engine.housekeeping.counts();
+    let removed = chores.removed().into_iter().map(|(what, count)| (format!("{{what=\"{what}\"}}"), count));
+    family("tripline_retention_removed_total", "counter", "Rows that retention removed.", removed.collect());
+    family(
+        "tripline_dead_letters_over",
+        "gauge",
+        "Dead letters beyond max_rows that are kept all the same.",
+        plain(chores.dead_letters_over()),
+    );
+    let chore = |chore: Chore, count: u64| (format!("{{chore=\"{}\"}}", chore.as_str()), count);
+    let runs = Chore::ALL.map(|one| chore(one, chores.runs(one).0)).to_vec();
+    let failures = Chore::ALL.map(|one| chore(one, chores.runs(one).1)).to_vec();
+    family("tripline_chore_runs_total", "counter", "Runs of the engine's chores.", runs);
+    family("tripline_chore_failures_total", "counter", "Runs that failed and are left for the next time.", failures);
     let cache = engine.executor.cache_counts();
     family("tripline_module_cache_hits_total", "counter", "Compiled modules found in memory.", plain(cache.hits));
     family("tripline_module_cache_misses_total", "counter", "Compiled modules not in memory.", plain(cache.misses));

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use trigger_core::Step;
 
+use super::housekeeping::{DeadLettersSection, HousekeepingSection};
 use super::validate::{Found, Validator, below};
 use super::{
     BusConfig, EngineConfig, HttpConfig, Secret, StoreConfig, Synchronous, TracesConfig, names, servers, words,
@@ -65,6 +66,10 @@ pub(super) struct EngineSection {
     /// How long the results of accepted invocations can be asked for.
     #[schemars(range(min = 0.001, max = 3650))]
     results_keep_days: f64,
+    /// How long dead letters are kept, and how many.
+    dead_letters: DeadLettersSection,
+    /// When the engine does its own chores.
+    housekeeping: HousekeepingSection,
     /// What is kept of attempts.
     traces: TracesSection,
     /// The public listener's bounds.
@@ -127,6 +132,8 @@ impl Default for EngineSection {
             max_memory_mb: 1024,
             max_module_bytes: 64 << 20,
             results_keep_days: 1.0,
+            dead_letters: DeadLettersSection::default(),
+            housekeeping: HousekeepingSection::default(),
             traces: TracesSection::default(),
             http: HttpSection::default(),
         }
@@ -200,6 +207,10 @@ impl Reader<'_> {
             max_memory_mb: section.max_memory_mb,
             max_module_bytes: section.max_module_bytes,
             results_keep: days(section.results_keep_days),
+            dead_letters: section.dead_letters.meant(),
+            housekeeping: section.housekeeping.meant(|key, message, help| {
+                self.found.value(vec!["engine".into(), "housekeeping".into(), key.into()], message, help);
+            }),
             traces: TracesConfig {
                 ring: traces.ring as usize,
                 ok_rows_per_second: traces.ok_rows_per_second,
@@ -310,7 +321,7 @@ fn seconds(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or_default()
 }
 
-fn days(days: f64) -> Duration {
+pub(super) fn days(days: f64) -> Duration {
     seconds(days * 86_400.0)
 }
 
@@ -383,6 +394,31 @@ mod tests {
         assert_eq!(told.len(), 1);
         assert_ne!(config.bus, BusConfig::Memory, "what was meant is known");
         assert_eq!(read_one("bus_credentials_file", json!("x.creds")).1.len(), 1);
+    }
+
+    #[test]
+    fn chores_have_schedules_and_dead_letters_their_bounds() {
+        let (config, told) = read_one("housekeeping", json!({"retention": "*/5 * * * * *", "code_cache_max_mb": 2}));
+        assert_eq!(told, Vec::<String>::new());
+        assert_eq!(config.housekeeping.retention, "*/5 * * * * *");
+        assert_eq!(config.housekeeping.code_cache_max_bytes, 2 << 20);
+        let (config, told) = read_one("housekeeping", json!({"outbox": "@daily", "code_cache": "0 0 0 30 2 *"}));
+        assert_eq!(
+            told,
+            [
+                "engine.housekeeping.code_cache: \"0 0 0 30 2 *\" never comes",
+                "engine.housekeeping.outbox: \"@daily\" has 1 field, a chore's schedule has six",
+            ]
+        );
+        assert_eq!(config.housekeeping.outbox, "30 * * * * *");
+
+        let dead_letters = json!({"keep_days": 1, "max_rows": 7, "when_full": "keep"});
+        let (config, told) = read_one("dead_letters", dead_letters);
+        assert_eq!(told, Vec::<String>::new());
+        let meant = config.dead_letters;
+        assert_eq!((meant.keep, meant.max_rows), (Duration::from_secs(86_400), 7));
+        assert_eq!(meant.when_full, crate::config::WhenFull::Keep);
+        assert_eq!(read_one("dead_letters", json!({"when_full": "refuse"})).1.len(), 1);
     }
 
     #[test]

@@ -3,12 +3,31 @@
 use bytes::Bytes;
 use trigger_core::bus::{DEPTH_HEADER, PARENT_HEADER};
 use trigger_core::{Custody, DeadReason, Failure, Headers, InvocationContext, Message};
+use uuid::Uuid;
 
 use super::Dispatcher;
 use crate::functions::Version;
 use crate::store::{self, DeadLetter, FailedAttempt};
 
 impl Dispatcher {
+    /// Puts a dead letter's event back in the queue.
+    pub async fn redrive(&self, invocation_id: Uuid) -> store::Result<store::Redriven> {
+        let redriven = self.store.redrive(invocation_id, self.clock.now()).await?;
+        self.queue_wake.wake();
+        Ok(redriven)
+    }
+
+    /// Puts dead letters' events back in the queue, as [`Store::redrive_all`](store::Store::redrive_all) does.
+    pub async fn redrive_all(
+        &self,
+        invocation_ids: Vec<Uuid>,
+        version: Option<u32>,
+    ) -> store::Result<Vec<store::Redriven>> {
+        let redriven = self.store.redrive_all(invocation_ids, version, self.clock.now()).await?;
+        self.queue_wake.wake();
+        Ok(redriven)
+    }
+
     /// The dead letter of an invocation, with the message for the definition's topic.
     pub(super) fn dead_letter(
         &self,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -47,6 +47,7 @@ impl Dispatcher {
 
     /// Publishes what is due; whether there may be more.
     async fn publish_due(&self, retries: &mut Retries) -> bool {
+        let began = Instant::now();
         let now = self.clock.now();
         retries.passed(now);
         let rows = match self.store.outbox_due(now, BATCH).await {
@@ -58,8 +59,13 @@ impl Dispatcher {
         };
         let full = rows.len() == BATCH as usize;
         let mut sent = Vec::with_capacity(rows.len());
-        let mut failed = false;
+        let (mut failed, mut left) = (false, false);
         for row in rows {
+            // Past its lease another engine may publish the same rows.
+            if began.elapsed() >= self.settings.lease / 2 {
+                left = true;
+                break;
+            }
             match self.publish_row(&row).await {
                 Ok(()) => sent.push(row.id),
                 Err(error) => {
@@ -74,16 +80,17 @@ impl Dispatcher {
             tracing::warn!("messages were published but not marked so, they will be published again: {error}");
             return false;
         }
-        full && !failed
+        (full || left) && !failed
     }
 
     async fn publish_row(&self, row: &OutboxRow) -> Result<(), String> {
         let message = identified(row.message.clone(), row.id);
+        let deadline = PUBLISH_DEADLINE.min(self.settings.lease / 2);
         tokio::select! {
-            published = tokio::time::timeout(PUBLISH_DEADLINE, self.bus.publish_durably(message)) => match published {
+            published = tokio::time::timeout(deadline, self.bus.publish_durably(message)) => match published {
                 Ok(Ok(())) => Ok(()),
                 Ok(Err(error)) => Err(error.to_string()),
-                Err(_) => Err(format!("the bus did not take it within {} s", PUBLISH_DEADLINE.as_secs())),
+                Err(_) => Err(format!("the bus did not take it within {} s", deadline.as_secs_f64())),
             },
             () = self.cut.cancelled() => Err("the engine is shutting down".into()),
         }

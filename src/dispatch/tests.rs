@@ -17,7 +17,7 @@ use crate::executor::native::NativeExecutor;
 use crate::executor::{Abi, Attempt, Effects};
 use crate::functions::{Definition, Digest, Jitter, Registry, Versions};
 use crate::store::sqlite::{SqliteSettings, SqliteStore};
-use crate::store::{DeadLetterFilter, Deploy, Redriven, Store};
+use crate::store::{DeadLetterPage, Deploy, Redriven, Store};
 use crate::traces::{Outcome, Ring};
 
 mod effects;
@@ -165,7 +165,7 @@ async fn an_event_given_up_on_is_a_dead_letter_and_a_message() {
     assert_eq!(envelope["data"]["attempts"].as_array().unwrap().len(), 3);
     assert_eq!(envelope["data"]["payload"], "payload");
     assert_eq!(message.headers.get_str(trigger_core::bus::DEPTH_HEADER), Some("1"));
-    let filter = DeadLetterFilter { limit: 10, ..DeadLetterFilter::default() };
+    let filter = DeadLetterPage { limit: 10, ..DeadLetterPage::default() };
     let listed = rig.store.dead_letters(filter).await.unwrap();
     assert_eq!((listed[0].invocation_id, listed[0].attempts), (id, 3));
 }

@@ -1,6 +1,6 @@
 //! Compiled code in memory: by digest, compiled once however many ask, bounded in number and in bytes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -61,6 +61,11 @@ impl Cache {
             misses: self.misses.load(Ordering::Relaxed),
             compiles: self.compiles.load(Ordering::Relaxed),
         }
+    }
+
+    /// The modules that are here.
+    pub(super) fn digests(&self) -> HashSet<Digest> {
+        self.entries.lock().keys().copied().collect()
     }
 
     /// Notes a use of what was found without asking the cache.

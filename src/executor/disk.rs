@@ -3,10 +3,12 @@
 //! What is loaded from here runs as native code. So the directory is the user's alone, and every file carries a MAC
 //! under a key that was made here; a file that does not match is deleted and made again.
 
+use std::collections::HashSet;
 use std::hash::{Hash as _, Hasher};
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use ring::hmac;
 use wasmtime::component::Component;
@@ -21,6 +23,7 @@ const KEY_BYTES: usize = 32;
 
 /// A directory of compiled code, for one build of the compiler with one configuration.
 pub(super) struct DiskCache {
+    root: PathBuf,
     directory: PathBuf,
     key: hmac::Key,
 }
@@ -33,12 +36,11 @@ impl DiskCache {
         let directory = root.join(format!("{:016x}", hasher.finish()));
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
         let key = hmac::Key::new(hmac::HMAC_SHA256, &secret(&root.join("key"))?);
-        Ok(Self { directory, key })
+        Ok(Self { root: root.to_owned(), directory, key })
     }
 
     fn path(&self, digest: Digest, abi: Abi) -> PathBuf {
-        let name = digest.to_string();
-        self.directory.join(format!("{}.{}", name.trim_start_matches("sha256:"), abi.as_str()))
+        self.directory.join(format!("{}.{}", hex(digest), abi.as_str()))
     }
 
     /// What stands before the code, under the MAC with it: which module it is of.
@@ -61,11 +63,64 @@ impl DiskCache {
             hmac::verify(&self.key, content, mac).ok()?;
             deserialize(engine, abi, content.strip_prefix(&*Self::head(digest, abi))?)
         });
-        if code.is_none() {
+        if code.is_some() {
+            touch(&path);
+        } else {
             tracing::warn!(path = %path.display(), "compiled code was changed or is of no use, it is made again");
             let _ = std::fs::remove_file(&path);
         }
         code
+    }
+
+    /// Removes what nobody has used for `keep`, other builds' code included, and then what was used longest ago until
+    /// the rest fits `max_bytes`. What is `in_memory` counts as used now: a restart finds it. Blocks.
+    pub(super) fn clean(
+        &self,
+        keep: Duration,
+        max_bytes: u64,
+        in_memory: &HashSet<Digest>,
+    ) -> std::io::Result<Cleaned> {
+        let names: HashSet<String> = in_memory.iter().map(|digest| hex(*digest)).collect();
+        let (mut files, mut cleaned) = (Vec::new(), Cleaned::default());
+        for build in std::fs::read_dir(&self.root)? {
+            let build = build?.path();
+            // The key lies beside the directories, and so may what is not ours.
+            if !build.is_dir() || !is_build(&build) {
+                continue;
+            }
+            for file in std::fs::read_dir(&build)? {
+                let path = file?.path();
+                let ours = build == self.directory
+                    && path.file_stem().is_some_and(|stem| names.contains(&*stem.to_string_lossy()));
+                if ours {
+                    touch(&path);
+                }
+                // One that another engine removes meanwhile is gone.
+                if let Ok(about) = std::fs::metadata(&path) {
+                    files.push((about.modified()?, about.len(), path));
+                }
+            }
+        }
+        files.sort();
+        let mut bytes: u64 = files.iter().map(|(_, size, _)| size).sum();
+        let oldest_kept = SystemTime::now().checked_sub(keep).unwrap_or(SystemTime::UNIX_EPOCH);
+        for (used, size, path) in files {
+            if used >= oldest_kept && bytes <= max_bytes {
+                break;
+            }
+            std::fs::remove_file(&path).or_else(|error| match error.kind() {
+                ErrorKind::NotFound => Ok(()),
+                _ => Err(error),
+            })?;
+            bytes -= size;
+            cleaned.files += 1;
+            cleaned.bytes += size;
+            // Goes with its last file; that there are others is no failure.
+            if let Some(build) = path.parent().filter(|build| *build != self.directory) {
+                let _ = std::fs::remove_dir(build);
+            }
+        }
+        Ok(cleaned)
     }
 
     /// Keeps the code of a module. Failing to is no failure: it is compiled again.
@@ -81,6 +136,32 @@ impl DiskCache {
         if let Err(error) = saved {
             tracing::warn!(path = %path.display(), "cannot keep compiled code: {error}");
         }
+    }
+}
+
+/// What a clean-up removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cleaned {
+    /// Files of compiled code.
+    pub files: u64,
+    /// Their bytes together.
+    pub bytes: u64,
+}
+
+fn hex(digest: Digest) -> String {
+    digest.to_string().trim_start_matches("sha256:").to_owned()
+}
+
+/// Whether a directory is that of a build.
+fn is_build(directory: &Path) -> bool {
+    let name = directory.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    name.len() == 16 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Notes that a file is of use. Failing to only has it compiled again some day.
+fn touch(path: &Path) {
+    if let Ok(file) = std::fs::File::options().append(true).open(path) {
+        let _ = file.set_modified(SystemTime::now());
     }
 }
 

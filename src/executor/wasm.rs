@@ -14,7 +14,7 @@ use wasmtime::{Engine, Store, Trap, UpdateDeadline};
 
 use super::cache::{Cache, Counts};
 use super::compiled::{Code, Compiled, Linked, Linkers};
-use super::disk::DiskCache;
+use super::disk::{Cleaned, DiskCache};
 use super::engine::{Allocation, engine, start_clock};
 use super::failure::{panicked, timeout};
 use super::fiber::{GuestThreads, Overran};
@@ -158,6 +158,17 @@ impl WasmExecutor {
     /// The engine that guests run on.
     pub fn engine(&self) -> &Engine {
         &self.inner.engine
+    }
+
+    /// Removes compiled code from the disk that has been of no use for `keep`, and what was used longest ago where the
+    /// rest has more than `max_bytes`. What other engines wrote into the same directory is looked at alike.
+    pub async fn clean_cache(&self, keep: Duration, max_bytes: u64) -> std::io::Result<Cleaned> {
+        let inner = self.inner.clone();
+        let clean = tokio::task::spawn_blocking(move || match &inner.disk {
+            Some(disk) => disk.clean(keep, max_bytes, &inner.cache.digests()),
+            None => Ok(Cleaned::default()),
+        });
+        clean.await.map_err(std::io::Error::other)?
     }
 
     /// One line about how guests run here, for people.

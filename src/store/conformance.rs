@@ -3,6 +3,7 @@
 //! The functions know only the contract. What a driver must survive beside it (a full disk, a torn file) is tested
 //! with the driver.
 
+mod bulk;
 mod dead;
 mod fires;
 mod functions;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 
 use super::Store;
 
+pub(super) use bulk::*;
 pub(super) use dead::*;
 pub(super) use fires::*;
 pub(super) use functions::*;
@@ -58,6 +60,11 @@ macro_rules! suite {
             a_buried_event_is_kept_and_its_attempts_forgotten,
             a_redriven_event_starts_afresh_and_may_die_again,
             dead_letters_are_filtered_and_paged_without_loss,
+            one_selector_lists_counts_and_selects_alike,
+            many_are_redriven_each_with_its_own_answer,
+            a_step_of_large_events_ends_early,
+            a_purge_forgets_what_still_is_where_it_was,
+            dead_letters_are_removed_by_age_and_by_number_and_counted,
             the_outbox_is_drained_in_order_and_failures_wait,
             attempts_are_remembered_until_forgotten,
             the_last_schedule_is_the_newest_and_is_not_pruned,

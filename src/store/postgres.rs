@@ -28,6 +28,7 @@ mod cancel;
 mod accept;
 mod attempts;
 mod bindings;
+mod bulk;
 mod claim;
 mod column;
 mod dead;
@@ -55,7 +56,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::{Connection as _, PgConnection};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -68,10 +69,11 @@ pub use self::settings::{ParseError, PostgresSettings};
 use self::settle::Ending;
 use self::work::Core;
 use super::{
-    Accept, Admitted, BlockedKey, Claim, ClaimRequest, Claimed, DeadLetter, DeadLetterFilter, DeadLetterSummary,
-    Deploy, Deployed, Depths, Error, FailedAttempt, FireFilter, FireRow, FunctionRow, KeptDeadLetter, LedgerRow,
-    OutboxRow, Pause, QueueFilter, QueueRow, QueuedInvocation, Redriven, Renewed, Result, Retention, Settle, Store,
-    Tally, TraceFilter, VersionRow,
+    Accept, Admitted, BlockedKey, Claim, ClaimRequest, Claimed, DeadLetter, DeadLetterPage, DeadLetterPosition,
+    DeadLetterSelector, DeadLetterSummary, Deploy, Deployed, Depths, Error, FailedAttempt, FireFilter, FireRow,
+    FunctionRow, KeptDeadLetter, LedgerRow, OutboxRow, Pause, Pruned, QueueFilter, QueueRow, QueuedInvocation,
+    RedriveState, Redriven, Renewed, Result, Retention, SelectedDeadLetter, Settle, Store, Tally, TraceFilter,
+    VersionRow,
 };
 use crate::functions::Digest;
 use crate::traces::TraceRow;
@@ -92,6 +94,8 @@ pub struct PostgresStore {
     settles: Gather<Ending, bool>,
     /// Names this engine in what it publishes and tells.
     me: Uuid,
+    /// How long a message that was read is this engine's to publish.
+    lease: TimeDelta,
     _stop: DropGuard,
 }
 
@@ -119,6 +123,7 @@ impl PostgresStore {
             signals: Arc::default(),
             bindings: bindings::Bindings::default(),
         });
+        let lease = TimeDelta::from_std(settings.lease).unwrap_or(TimeDelta::MAX);
         let (tasks, stop, me) = (TaskTracker::new(), CancellationToken::new(), Uuid::now_v7());
         let (pool, channel, signals) = (core.pool.clone(), settings.channel(), core.signals.clone());
         tasks.spawn(listen::tell(pool, channel, me, signals.clone(), stop.clone()));
@@ -135,6 +140,7 @@ impl PostgresStore {
             }),
             core,
             me,
+            lease,
             _stop: stop.drop_guard(),
         })
     }
@@ -277,7 +283,7 @@ impl Store for PostgresStore {
         Box::pin(async move {
             let now = column::now();
             let cancelled =
-                on_connection!(self.core, |connection| { cancel::cancel(connection, invocation_id, keep_until, now) })?;
+                on_connection!(self.core, |connection| cancel::cancel(connection, invocation_id, keep_until, now))?;
             // Whoever runs it need not find out by itself, and another one of its key may have its turn.
             if matches!(cancelled, Cancelled::Asked | Cancelled::Cancelled) {
                 self.core.changed();
@@ -400,26 +406,58 @@ impl Store for PostgresStore {
         })
     }
 
-    fn dead_letters(&self, filter: DeadLetterFilter) -> BoxFuture<'_, Result<Vec<DeadLetterSummary>>> {
-        Box::pin(async move { on_connection!(self.core, |connection| dead::list(connection, &filter)) })
+    fn dead_letters(&self, page: DeadLetterPage) -> BoxFuture<'_, Result<Vec<DeadLetterSummary>>> {
+        Box::pin(async move { on_connection!(self.core, |connection| dead::list(connection, &page)) })
+    }
+
+    fn dead_letter_count(&self, selector: DeadLetterSelector) -> BoxFuture<'_, Result<u64>> {
+        Box::pin(async move { on_connection!(self.core, |connection| bulk::count(connection, &selector)) })
+    }
+
+    fn select_dead_letters(
+        &self,
+        selector: DeadLetterSelector,
+        behind: Option<DeadLetterPosition>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<SelectedDeadLetter>>> {
+        Box::pin(
+            async move { on_connection!(self.core, |connection| bulk::select(connection, &selector, behind, limit)) },
+        )
     }
 
     fn dead_letter(&self, invocation_id: Uuid) -> BoxFuture<'_, Result<Option<KeptDeadLetter>>> {
-        Box::pin(async move { on_connection!(self.core, |connection| dead::get(connection, invocation_id, false)) })
+        Box::pin(async move { on_connection!(self.core, |connection| dead::get(connection, invocation_id)) })
     }
 
-    fn redrive(&self, invocation_id: Uuid, run_at: DateTime<Utc>) -> BoxFuture<'_, Result<Redriven>> {
+    fn redrive_all(
+        &self,
+        invocation_ids: Vec<Uuid>,
+        version: Option<u32>,
+        run_at: DateTime<Utc>,
+    ) -> BoxFuture<'_, Result<Vec<Redriven>>> {
         Box::pin(async move {
             let since = column::now();
-            let found = on_connection!(self.core, |connection| dead::binding_of(connection, invocation_id))?;
-            let Some(binding) = found else { return Ok(Redriven::Unknown) };
-            let id = self.core.binding_ids(&[&Arc::new(binding)]).await?[0];
-            let redriven =
-                on_connection!(self.core, |connection| { dead::redrive(connection, invocation_id, id, run_at) })?;
-            if redriven == Redriven::Queued {
+            let redriven = on_connection!(self.core, |connection| {
+                dead::redrive(connection, &invocation_ids, version, run_at)
+            })?;
+            if redriven.contains(&Redriven::Queued) {
                 self.core.due(since, std::iter::once(run_at));
             }
             Ok(redriven)
+        })
+    }
+
+    fn redrive_states(&self, invocation_ids: Vec<Uuid>) -> BoxFuture<'_, Result<Vec<RedriveState>>> {
+        Box::pin(async move { on_connection!(self.core, |connection| bulk::states(connection, &invocation_ids)) })
+    }
+
+    fn purge_dead_letters(
+        &self,
+        positions: Vec<DeadLetterPosition>,
+        include_redriven: bool,
+    ) -> BoxFuture<'_, Result<u64>> {
+        Box::pin(async move {
+            on_connection!(self.core, |connection| bulk::purge(connection, &positions, include_redriven))
         })
     }
 
@@ -431,7 +469,9 @@ impl Store for PostgresStore {
     }
 
     fn outbox_due(&self, now: DateTime<Utc>, limit: u32) -> BoxFuture<'_, Result<Vec<OutboxRow>>> {
-        Box::pin(async move { on_connection!(self.core, |connection| outbox::due(connection, self.me, now, limit)) })
+        Box::pin(async move {
+            on_connection!(self.core, |connection| outbox::due(connection, self.me, now, self.lease, limit))
+        })
     }
 
     fn outbox_sent(&self, ids: Vec<Uuid>) -> BoxFuture<'_, Result<()>> {
@@ -456,7 +496,7 @@ impl Store for PostgresStore {
         Box::pin(async move { on_connection!(self.core, |connection| list::depths(connection)) })
     }
 
-    fn prune(&self, retention: Retention) -> BoxFuture<'_, Result<bool>> {
+    fn prune(&self, retention: Retention) -> BoxFuture<'_, Result<Pruned>> {
         Box::pin(async move { on_connection!(self.core, |connection| prune::step(connection, &retention)) })
     }
 }

@@ -19,6 +19,7 @@
 mod accept;
 mod attempts;
 mod bindings;
+mod bulk;
 mod claim;
 mod column;
 mod dead;
@@ -57,10 +58,11 @@ use trigger_core::{Binding, BoxFuture, Cancelled, Clock, Message, Progress, Skip
 use uuid::Uuid;
 
 use super::{
-    Accept, Admitted, BlockedKey, Claim, ClaimRequest, Claimed, DeadLetter, DeadLetterFilter, DeadLetterSummary,
-    Deploy, Deployed, Depths, Error, FailedAttempt, FireFilter, FireRow, FunctionRow, KeptDeadLetter, LedgerRow,
-    OutboxRow, Pause, QueueFilter, QueueRow, QueuedInvocation, Redriven, Renewed, Result, Retention, Settle, Store,
-    Tally, TraceFilter, VersionRow,
+    Accept, Admitted, BlockedKey, Claim, ClaimRequest, Claimed, DeadLetter, DeadLetterPage, DeadLetterPosition,
+    DeadLetterSelector, DeadLetterSummary, Deploy, Deployed, Depths, Error, FailedAttempt, FireFilter, FireRow,
+    FunctionRow, KeptDeadLetter, LedgerRow, OutboxRow, Pause, Pruned, QueueFilter, QueueRow, QueuedInvocation,
+    RedriveState, Redriven, Renewed, Result, Retention, SelectedDeadLetter, Settle, Store, Tally, TraceFilter,
+    VersionRow,
 };
 use crate::functions::Digest;
 use crate::traces::TraceRow;
@@ -469,17 +471,47 @@ impl Store for SqliteStore {
         }))
     }
 
-    fn dead_letters(&self, filter: DeadLetterFilter) -> BoxFuture<'_, Result<Vec<DeadLetterSummary>>> {
-        Box::pin(self.read(move |connection| dead::list(connection, &filter)))
+    fn dead_letters(&self, page: DeadLetterPage) -> BoxFuture<'_, Result<Vec<DeadLetterSummary>>> {
+        Box::pin(self.read(move |connection| dead::list(connection, &page)))
+    }
+
+    fn dead_letter_count(&self, selector: DeadLetterSelector) -> BoxFuture<'_, Result<u64>> {
+        Box::pin(self.read(move |connection| bulk::count(connection, &selector)))
+    }
+
+    fn select_dead_letters(
+        &self,
+        selector: DeadLetterSelector,
+        behind: Option<DeadLetterPosition>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<SelectedDeadLetter>>> {
+        Box::pin(self.read(move |connection| bulk::select(connection, &selector, behind, limit)))
     }
 
     fn dead_letter(&self, invocation_id: Uuid) -> BoxFuture<'_, Result<Option<KeptDeadLetter>>> {
         Box::pin(self.read(move |connection| dead::get(connection, invocation_id)))
     }
 
-    fn redrive(&self, invocation_id: Uuid, run_at: DateTime<Utc>) -> BoxFuture<'_, Result<Redriven>> {
+    fn redrive_all(
+        &self,
+        invocation_ids: Vec<Uuid>,
+        version: Option<u32>,
+        run_at: DateTime<Utc>,
+    ) -> BoxFuture<'_, Result<Vec<Redriven>>> {
         let now = self.now();
-        Box::pin(self.write(0, move |connection| dead::redrive(connection, invocation_id, run_at, now)))
+        Box::pin(self.write(0, move |connection| dead::redrive(connection, &invocation_ids, version, run_at, now)))
+    }
+
+    fn redrive_states(&self, invocation_ids: Vec<Uuid>) -> BoxFuture<'_, Result<Vec<RedriveState>>> {
+        Box::pin(self.read(move |connection| bulk::states(connection, &invocation_ids)))
+    }
+
+    fn purge_dead_letters(
+        &self,
+        positions: Vec<DeadLetterPosition>,
+        include_redriven: bool,
+    ) -> BoxFuture<'_, Result<u64>> {
+        Box::pin(self.write(0, move |connection| bulk::purge(connection, &positions, include_redriven)))
     }
 
     fn outbox_add(&self, messages: Vec<Message>) -> BoxFuture<'_, Result<()>> {
@@ -522,9 +554,14 @@ impl Store for SqliteStore {
         Box::pin(self.write(0, list::depths))
     }
 
-    fn prune(&self, retention: Retention) -> BoxFuture<'_, Result<bool>> {
+    fn prune(&self, retention: Retention) -> BoxFuture<'_, Result<Pruned>> {
         let now = self.now();
-        Box::pin(self.write(0, move |connection| prune::step(connection, &retention, now)))
+        Box::pin(async move {
+            // Looked for beside the writer, which everybody waits for: mostly there are not too many.
+            let crowded =
+                self.read(move |connection| bulk::more_than(connection, retention.dead_letters_max_rows)).await?;
+            self.write(0, move |connection| prune::step(connection, &retention, crowded, now)).await
+        })
     }
 }
 

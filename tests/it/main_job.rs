@@ -113,7 +113,7 @@ async fn a_message_that_fails_is_retried_dead_lettered_published_and_redriven() 
     eventually("the list to say so", async || project.json(&["dlq", "list"])["items"][0]["published"] == true).await;
 
     let redriven = project.json(&["dlq", "redrive", &id]);
-    assert_eq!(redriven[0]["state"], "queued");
+    assert_eq!(redriven["items"][0]["state"], "queued");
     eventually("three more attempts", async || project.attempts("steer").await.len() == 6).await;
     eventually("it to die again", async || project.json(&["dlq", "show", &id])["data"]["redrive_count"] == 1).await;
     let again = project.json(&["dlq", "show", &id]);

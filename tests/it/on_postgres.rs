@@ -60,7 +60,7 @@ async fn the_main_job_works_on_postgres_and_a_retry_survives_kill_9() {
     assert_eq!(shown["data"]["reason"], "retries_exhausted");
     assert_eq!(shown["data"]["attempts"].as_array().unwrap().len(), 3, "no attempt was lost or made twice");
     eventually("its publication", async || dead(&project).await.unwrap()["published"] == true).await;
-    assert_eq!(project.json(&["dlq", "redrive", &id])[0]["state"], "queued");
+    assert_eq!(project.json(&["dlq", "redrive", &id])["items"][0]["state"], "queued");
     eventually("it to die again", async || project.json(&["dlq", "show", &id])["data"]["redrive_count"] == 1).await;
 
     let answer = project.post("/later", "kept").await;

@@ -52,6 +52,16 @@ fn every_setting_of_the_engine_can_be_set() {
         max_memory_mb = 5
         max_module_bytes = 6
         results_keep_days = 0.5
+        [engine.dead_letters]
+        keep_days = 1
+        max_rows = 12
+        when_full = "keep"
+        [engine.housekeeping]
+        retention = "1 * * * * *"
+        code_cache = "2 * * * * *"
+        outbox = "3 * * * * *"
+        code_cache_keep_days = 2
+        code_cache_max_mb = 3
         [engine.traces]
         ring = 7
         ok_rows_per_second = 8
@@ -83,6 +93,14 @@ fn every_setting_of_the_engine_can_be_set() {
         max_memory_mb: 5,
         max_module_bytes: 6,
         results_keep: Duration::from_secs(43_200),
+        dead_letters: DeadLettersConfig { keep: Duration::from_secs(86_400), max_rows: 12, when_full: WhenFull::Keep },
+        housekeeping: HousekeepingConfig {
+            retention: "1 * * * * *".to_owned(),
+            code_cache: "2 * * * * *".to_owned(),
+            outbox: "3 * * * * *".to_owned(),
+            code_cache_keep: Duration::from_secs(172_800),
+            code_cache_max_bytes: 3 << 20,
+        },
         traces: TracesConfig { ring: 7, ok_rows_per_second: 8, keep: Duration::from_secs(172_800), max_rows: 9 },
         http: HttpConfig {
             max_connections: 10,

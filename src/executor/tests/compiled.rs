@@ -124,6 +124,49 @@ async fn a_file_that_was_changed_is_deleted_and_made_again() {
 }
 
 #[tokio::test]
+async fn compiled_code_of_no_use_is_removed_from_the_disk() {
+    let directory = tempfile::tempdir().unwrap();
+    let (day, plenty) = (Duration::from_secs(86_400), u64::MAX);
+    // Two modules whose engine is gone, and an older build's code; one of them is used again.
+    for module in [guest("steer.wat"), guest("steer.component.wat")] {
+        let rig = Rig::configured(vec![module], on_disk(directory.path()), |_| {});
+        rig.executor.prepare(&rig.version).await.unwrap();
+    }
+    let build = file(directory.path()).parent().unwrap().to_owned();
+    let other_build = directory.path().join("cache/0123456789abcdef");
+    std::fs::create_dir(&other_build).unwrap();
+    std::fs::write(other_build.join("x.command"), b"old").unwrap();
+    let strange = directory.path().join("cache/notes");
+    std::fs::create_dir(&strange).unwrap();
+    std::fs::write(strange.join("mine"), b"not ours").unwrap();
+    let rig = Rig::configured(vec![guest("steer.wat")], on_disk(directory.path()), |_| {});
+    let files = || std::fs::read_dir(&build).unwrap().count();
+    assert_eq!(rig.executor.clean_cache(day, plenty).await.unwrap().files, 0, "all of it is new");
+    assert_eq!(files(), 2);
+
+    let long_ago = std::time::SystemTime::now() - 3 * day;
+    let age = |path: &std::path::Path| {
+        for entry in std::fs::read_dir(path).unwrap() {
+            let file = std::fs::File::options().append(true).open(entry.unwrap().path()).unwrap();
+            file.set_modified(long_ago).unwrap();
+        }
+    };
+    [&build, &other_build, &strange].into_iter().for_each(|path| age(path));
+    // What is loaded is of use.
+    rig.executor.prepare(&rig.version).await.unwrap();
+    let cleaned = rig.executor.clean_cache(day, plenty).await.unwrap();
+    assert_eq!((cleaned.files, files()), (2, 1));
+    assert!(!other_build.exists() && strange.join("mine").exists() && directory.path().join("cache/key").exists());
+
+    // So is what has been in memory all the time.
+    age(&build);
+    assert_eq!(rig.executor.clean_cache(day, plenty).await.unwrap().files, 0);
+    let cleaned = rig.executor.clean_cache(day, 0).await.unwrap();
+    assert!((cleaned.files, files()) == (1, 0) && cleaned.bytes > 1000);
+    assert_eq!(rig.executor.clean_cache(day, 0).await.unwrap().files, 0);
+}
+
+#[tokio::test]
 async fn bytes_that_are_not_what_was_deployed_are_not_run() {
     struct Swapped;
     impl ModuleSource for Swapped {

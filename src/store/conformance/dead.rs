@@ -6,7 +6,9 @@ use uuid::Uuid;
 
 use super::Shared;
 use super::make::*;
-use crate::store::{DeadLetterFilter, Depths, Error, OutboxRow, Redriven, Settle};
+use crate::store::{
+    DeadLetterPage, DeadLetterPosition, DeadLetterSelector, Depths, Error, OutboxRow, Redriven, Settle,
+};
 
 pub(in crate::store) async fn a_dead_letter_and_its_message_come_together(store: Shared) {
     let id = accept_one(&store, event("f")).await;
@@ -73,7 +75,7 @@ pub(in crate::store) async fn a_redriven_event_starts_afresh_and_may_die_again(s
     assert_eq!(store.redrive(id, run_at).await.unwrap(), Redriven::Already);
     assert_eq!(store.depths().await.unwrap(), Depths { queued: 1, outbox: 1, ..Depths::default() });
     assert!(matches!(state(&store, id).await, StatusState::Queued { run_at: due } if due == run_at));
-    let default_filter = DeadLetterFilter { limit: 10, ..DeadLetterFilter::default() };
+    let default_filter = dead_of(DeadLetterSelector::default());
     assert!(store.dead_letters(default_filter.clone()).await.unwrap().is_empty());
     assert!(store.dead_letters(any_dead()).await.unwrap()[0].redriven_at.is_some());
     assert!(store.dead_letter(id).await.unwrap().expect("kept for the record").1.is_some());
@@ -122,37 +124,38 @@ pub(in crate::store) async fn dead_letters_are_filtered_and_paged_without_loss(s
     expected.sort();
     expected.reverse();
 
-    let mut filter = DeadLetterFilter { limit: 3, ..DeadLetterFilter::default() };
+    let mut page = DeadLetterPage { limit: 3, ..DeadLetterPage::default() };
     let mut paged = Vec::new();
     loop {
-        let page = store.dead_letters(filter.clone()).await.unwrap();
-        let Some(last) = page.last() else { break };
-        filter.before = Some(last.died_at);
-        filter.before_id = Some(last.invocation_id);
-        paged.extend(page.iter().map(|one| (one.died_at, one.invocation_id)));
+        let rows = store.dead_letters(page.clone()).await.unwrap();
+        let Some(last) = rows.last() else { break };
+        page.behind = Some(DeadLetterPosition { died_at: last.died_at, invocation_id: last.invocation_id });
+        paged.extend(rows.iter().map(|one| (one.died_at, one.invocation_id)));
     }
     assert_eq!(paged, expected);
 
-    let count = async |filter: DeadLetterFilter| store.dead_letters(filter).await.unwrap().len();
-    let all = DeadLetterFilter { limit: 100, ..DeadLetterFilter::default() };
-    assert_eq!(count(DeadLetterFilter { function_name: Some("even".to_owned()), ..all.clone() }).await, 13);
-    assert_eq!(count(DeadLetterFilter { reason: Some(DeadReason::Permanent), ..all.clone() }).await, 5);
-    assert_eq!(count(DeadLetterFilter { namespace: Some("default".to_owned()), ..all.clone() }).await, 25);
-    assert_eq!(count(DeadLetterFilter { namespace: Some("other".to_owned()), ..all.clone() }).await, 0);
-    assert_eq!(count(DeadLetterFilter { before: Some(start + seconds(1)), ..all.clone() }).await, 5);
-    let all_at_once = DeadLetterFilter {
-        namespace: Some("default".to_owned()),
-        function_name: Some("odd".to_owned()),
-        reason: Some(DeadReason::Timeout),
-        include_redriven: true,
-        before: Some(start + seconds(2)),
-        before_id: Some(Uuid::max()),
+    let count = async |selector| store.dead_letters(dead_of(selector)).await.unwrap().len();
+    let all = DeadLetterSelector::default();
+    assert_eq!(count(DeadLetterSelector { function_name: Some("even".to_owned()), ..all.clone() }).await, 13);
+    assert_eq!(count(DeadLetterSelector { reason: Some(DeadReason::Permanent), ..all.clone() }).await, 5);
+    assert_eq!(count(DeadLetterSelector { namespace: Some("default".to_owned()), ..all.clone() }).await, 25);
+    assert_eq!(count(DeadLetterSelector { namespace: Some("other".to_owned()), ..all.clone() }).await, 0);
+    assert_eq!(count(DeadLetterSelector { died_before: Some(start + seconds(1)), ..all.clone() }).await, 5);
+    let all_at_once = DeadLetterPage {
+        selector: DeadLetterSelector {
+            namespace: Some("default".to_owned()),
+            function_name: Some("odd".to_owned()),
+            reason: Some(DeadReason::Timeout),
+            include_redriven: true,
+            ..all.clone()
+        },
+        behind: Some(DeadLetterPosition { died_at: start + seconds(2), invocation_id: Uuid::max() }),
         limit: u32::MAX,
     };
     let listed = store.dead_letters(all_at_once).await.unwrap();
     assert!(listed.iter().all(|one| &*one.binding.function_name == "odd" && one.reason == DeadReason::Timeout));
     assert_eq!(listed.len(), 6, "of numbers 0 to 14 the odd ones that are no multiple of five");
-    assert_eq!(count(DeadLetterFilter { limit: 0, ..all }).await, 0);
+    assert_eq!(store.dead_letters(DeadLetterPage { limit: 0, ..dead_of(all) }).await.unwrap().len(), 0);
 }
 
 pub(in crate::store) async fn the_outbox_is_drained_in_order_and_failures_wait(store: Shared) {

@@ -48,8 +48,9 @@ pub(in crate::store) async fn the_last_schedule_is_the_newest_and_is_not_pruned(
         traces_max_rows: 0,
         keys_before: future,
         fires_before: future,
+        ..Retention::NOTHING
     };
-    while store.prune(retention).await.unwrap() {}
+    while store.prune(retention).await.unwrap().more {}
     assert_eq!(last().await, Some(start + seconds(10)));
     assert_eq!(store.last_scheduled((*binding("f", "daily")).clone()).await.unwrap(), None);
 }
@@ -144,8 +145,9 @@ pub(in crate::store) async fn old_rows_are_pruned_in_bounded_steps(store: Shared
         traces_max_rows: 10_000,
         keys_before: long_ago,
         fires_before: long_ago,
+        ..Retention::NOTHING
     };
-    assert!(!store.prune(retention).await.unwrap(), "nothing is old");
+    assert!(!store.prune(retention).await.unwrap().more, "nothing is old");
     let newest = async || {
         let rows = store.traces(TraceFilter { limit: 1000, ..TraceFilter::default() }).await.unwrap();
         (rows.len(), rows.last().map(|row| row.started_at))
@@ -155,23 +157,23 @@ pub(in crate::store) async fn old_rows_are_pruned_in_bounded_steps(store: Shared
 
     // Both reasons at once: 600 rows are too old, 1800 are too many.
     (retention.traces_before, retention.traces_max_rows) = (start + seconds(600), 700);
-    assert!(store.prune(retention).await.unwrap());
+    assert!(store.prune(retention).await.unwrap().more);
     let oldest = TraceFilter { before: Some(start + seconds(1001)), limit: 10, ..TraceFilter::default() };
     assert_eq!(store.traces(oldest).await.unwrap().len(), 1, "1000 rows of a table in one step, whatever the reason");
     let mut steps = 2;
-    while store.prune(retention).await.unwrap() {
+    while store.prune(retention).await.unwrap().more {
         steps += 1;
     }
     assert_eq!(steps, 2, "1800 rows, at most 1000 a step");
     assert_eq!(newest().await, (700, Some(start + seconds(1800))), "the newest stay");
     retention.traces_before = start + seconds(2000);
-    assert!(!store.prune(retention).await.unwrap());
+    assert!(!store.prune(retention).await.unwrap().more);
     assert_eq!(newest().await, (500, Some(start + seconds(2000))));
 
     retention.results_before = Utc::now() + seconds(7200);
     retention.keys_before = Utc::now() + seconds(1);
     let mut steps = 1;
-    while store.prune(retention).await.unwrap() {
+    while store.prune(retention).await.unwrap().more {
         steps += 1;
     }
     assert_eq!(steps, 3);

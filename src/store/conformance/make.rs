@@ -14,8 +14,8 @@ use super::Shared;
 use crate::executor::Abi;
 use crate::functions::{Definition, Digest};
 use crate::store::{
-    Accept, Admitted, ClaimRequest, Claimed, DeadLetter, DeadLetterFilter, Deploy, Deployed, FailedAttempt, LedgerRow,
-    QueueFilter, QueuedInvocation, Settle, TriggerRow,
+    Accept, Admitted, ClaimRequest, Claimed, DeadLetter, DeadLetterPage, DeadLetterSelector, Deploy, Deployed,
+    FailedAttempt, LedgerRow, QueueFilter, QueuedInvocation, Settle, TriggerRow,
 };
 
 /// The current time as a store keeps it.
@@ -150,8 +150,13 @@ pub(in crate::store) async fn state(store: &Shared, id: Uuid) -> StatusState {
     store.status(id).await.unwrap().expect("it is known").state
 }
 
-pub(in crate::store) fn any_dead() -> DeadLetterFilter {
-    DeadLetterFilter { include_redriven: true, limit: 100, ..DeadLetterFilter::default() }
+pub(in crate::store) fn any_dead() -> DeadLetterPage {
+    dead_of(DeadLetterSelector { include_redriven: true, ..DeadLetterSelector::default() })
+}
+
+/// The newest hundred of those that are selected.
+pub(in crate::store) fn dead_of(selector: DeadLetterSelector) -> DeadLetterPage {
+    DeadLetterPage { selector, limit: 100, behind: None }
 }
 
 /// An event with an ordering key.

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::Shared;
 use super::make::*;
-use crate::store::{Admitted, Claim, DeadLetterFilter, Depths, Redriven, Settle};
+use crate::store::{Admitted, Claim, DeadLetterPage, Depths, Redriven, Settle};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -104,7 +104,7 @@ async fn empty(store: &Shared) {
     for claimed in claim_at(store, end, end, 1000).await {
         assert!(settle(store, &claimed, ok()).await);
     }
-    for summary in store.dead_letters(DeadLetterFilter { limit: 1000, ..DeadLetterFilter::default() }).await.unwrap() {
+    for summary in store.dead_letters(DeadLetterPage { limit: 1000, ..DeadLetterPage::default() }).await.unwrap() {
         store.redrive(summary.invocation_id, now()).await.unwrap();
     }
     for claimed in claim_at(store, end, end, 1000).await {

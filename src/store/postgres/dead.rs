@@ -7,15 +7,13 @@ use chrono::{DateTime, Utc};
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{Connection as _, PgConnection, Postgres, QueryBuilder, Row as _};
-use trigger_core::{Binding, Custody, DeadReason, Failure, InvocationContext};
+use trigger_core::{Binding, DeadReason, Failure, InvocationContext};
 use uuid::Uuid;
 
-use super::error::Outcome;
-use super::{column, decide, ledger, outbox, row};
+use super::error::{Fail, Outcome};
+use super::{bindings, bulk, column, decide, ledger, outbox, row};
 use crate::store::stored::json_error;
-use crate::store::{
-    DeadLetter, DeadLetterFilter, DeadLetterSummary, KeptDeadLetter, MAX_PAGE, QueuedInvocation, Redriven,
-};
+use crate::store::{DeadLetter, DeadLetterPage, DeadLetterSummary, Error, KeptDeadLetter, MAX_PAGE, Redriven};
 
 /// A dead letter to be written.
 pub(super) struct Row {
@@ -211,35 +209,19 @@ pub(super) async fn bury(connection: &mut PgConnection, row: &Row) -> Outcome<()
 }
 
 /// A page of dead letters, newest first.
-pub(super) async fn list(connection: &mut PgConnection, filter: &DeadLetterFilter) -> Outcome<Vec<DeadLetterSummary>> {
-    // Only the conditions that are asked for, so that each question finds its index.
+pub(super) async fn list(connection: &mut PgConnection, page: &DeadLetterPage) -> Outcome<Vec<DeadLetterSummary>> {
     let mut select: QueryBuilder<Postgres> = QueryBuilder::new(
         "SELECT invocation_id, namespace, function_name, trigger_id, trigger_type, subject, reason, failure,
             attempt_count, died_at, redriven_at, outbox_id IS NOT NULL, published
          FROM dead_letters WHERE ",
     );
-    select.push(if filter.include_redriven { "true" } else { "redriven_at IS NULL" });
-    if let Some(namespace) = &filter.namespace {
-        select.push(" AND namespace = ").push_bind(column::text(namespace).into_owned());
-    }
-    if let Some(function_name) = &filter.function_name {
-        select.push(" AND function_name = ").push_bind(column::text(function_name).into_owned());
-    }
-    if let Some(reason) = filter.reason {
-        select.push(" AND reason = ").push_bind(reason.as_str());
-    }
-    match (filter.before, filter.before_id) {
-        (Some(before), Some(before_id)) => {
-            select.push(" AND (died_at, invocation_id) < (").push_bind(before);
-            select.push(", ").push_bind(before_id).push(")");
-        }
-        (Some(before), None) => {
-            select.push(" AND died_at < ").push_bind(before);
-        }
-        (None, _) => {}
+    bulk::push_conditions(&mut select, &page.selector);
+    if let Some(behind) = page.behind {
+        select.push(" AND (died_at, invocation_id) < (").push_bind(behind.died_at);
+        select.push(", ").push_bind(behind.invocation_id).push(")");
     }
     select.push(" ORDER BY died_at DESC, invocation_id DESC LIMIT ");
-    select.push_bind(i64::from(filter.limit.min(MAX_PAGE)));
+    select.push_bind(i64::from(page.limit.min(MAX_PAGE)));
     let rows = select.build().fetch_all(connection).await?;
     let mut page = Vec::with_capacity(rows.len());
     for row in &rows {
@@ -281,14 +263,13 @@ pub(super) fn failure(row: &PgRow, column: usize) -> Outcome<Failure> {
     column::json(&json, || "a dead letter's failure".to_owned())
 }
 
-/// A dead letter, and when it was redriven. Nobody else changes it until the transaction ends, if there is one.
-pub(super) async fn get(connection: &mut PgConnection, id: Uuid, lock: bool) -> Outcome<Option<KeptDeadLetter>> {
-    let mut select: QueryBuilder<Postgres> = QueryBuilder::new(
+/// A dead letter, and when it was redriven.
+pub(super) async fn get(connection: &mut PgConnection, id: Uuid) -> Outcome<Option<KeptDeadLetter>> {
+    let select = sqlx::query(
         "SELECT context, payload, version, digest, attempts, reason, failure, died_at, redrive_count, redriven_at
-         FROM dead_letters WHERE invocation_id = ",
+         FROM dead_letters WHERE invocation_id = $1",
     );
-    select.push_bind(id).push(if lock { " FOR UPDATE" } else { "" });
-    let Some(row) = select.build().fetch_optional(connection).await? else { return Ok(None) };
+    let Some(row) = select.bind(id).fetch_optional(connection).await? else { return Ok(None) };
     let whose = || format!("dead letter {id}");
     let (context, attempts): (String, String) = (row.try_get(0)?, row.try_get(4)?);
     let payload = Bytes::from(row.try_get::<Vec<u8>, _>(1)?);
@@ -309,48 +290,64 @@ pub(super) async fn get(connection: &mut PgConnection, id: Uuid, lock: bool) -> 
     Ok(Some((dead, row.try_get(9)?)))
 }
 
-/// What a redrive needs to know before it begins: where the event came in. `None` for no such dead letter.
-pub(super) async fn binding_of(connection: &mut PgConnection, id: Uuid) -> Outcome<Option<Binding>> {
-    let found = sqlx::query(
-        "SELECT namespace, function_name, trigger_id, trigger_type FROM dead_letters WHERE invocation_id = $1",
-    )
-    .bind(id)
-    .fetch_optional(connection)
-    .await?;
-    found.as_ref().map(|row| column::binding(row, 0)).transpose()
-}
+/// What the events that one step puts back may hold together, in bytes, before it stops short.
+const MAX_REDRIVE_BYTES: usize = 8 << 20;
 
-/// Puts the event back in the queue as if it had just come, and marks the dead letter.
+/// Puts events back in the queue as if they had just come, and marks their dead letters.
 pub(super) async fn redrive(
     connection: &mut PgConnection,
-    id: Uuid,
-    binding_id: i64,
+    ids: &[Uuid],
+    version: Option<u32>,
     run_at: DateTime<Utc>,
-) -> Outcome<Redriven> {
+) -> Outcome<Vec<Redriven>> {
     let mut transaction = connection.begin().await?;
-    let Some((dead, redriven_at)) = get(&mut transaction, id, true).await? else { return Ok(Redriven::Unknown) };
-    if redriven_at.is_some() {
-        return Ok(Redriven::Already);
-    }
-    let reason = dead.reason;
-    let mut invocation = dead.invocation;
-    invocation.attempt = 1;
-    invocation.version = None;
-    invocation.custody = Custody::Engine;
-    let redrive_count = dead.redrive_count.saturating_add(1);
-    let queued = QueuedInvocation { invocation, run_at, attempts: Vec::new(), redrive_count };
-    let row = row::Row::new(&queued, binding_id).without_keys();
+    // Locked in one order everywhere, so that two redrives of the same ones wait for each other instead of both.
+    sqlx::query("SELECT FROM dead_letters WHERE invocation_id = ANY ($1) ORDER BY invocation_id FOR UPDATE")
+        .bind(ids)
+        .execute(&mut *transaction)
+        .await?;
+    let (mut answers, mut marked, mut bytes) = (Vec::with_capacity(ids.len()), Vec::new(), 0);
     let mut counts = ledger::Counts::default();
-    // It is dead no more.
-    counts.add(binding_id, "dead", reason.as_str(), -1);
-    // Writing it counts it as accepted, which it was before.
-    counts.add(binding_id, "accepted", "", -1);
-    decide::insert(&mut transaction, &row, &counts).await?;
-    sqlx::query("UPDATE dead_letters SET redriven_at = $2 WHERE invocation_id = $1")
-        .bind(id)
+    for id in ids {
+        if bytes >= MAX_REDRIVE_BYTES {
+            break;
+        }
+        let (dead, redriven_at) = match get(&mut transaction, *id).await {
+            Ok(Some(found)) => found,
+            Ok(None) => {
+                answers.push(Redriven::Unknown);
+                continue;
+            }
+            // One that cannot be read must not keep the others from being redriven.
+            Err(Fail::Ended(error @ Error::Corrupt { .. })) => {
+                tracing::error!(invocation_id = %id, "a dead letter cannot be redriven: {error}");
+                answers.push(Redriven::Unreadable);
+                continue;
+            }
+            Err(fail) => return Err(fail),
+        };
+        if redriven_at.is_some() || marked.contains(id) {
+            answers.push(Redriven::Already);
+            continue;
+        }
+        let reason = dead.reason;
+        let found = bindings::resolve(&mut transaction, &[&*dead.invocation.binding]).await?;
+        let Some((binding_id, _)) = found.first() else { return Err(sqlx::Error::RowNotFound.into()) };
+        let row = row::Row::new(&dead.redriven(version, run_at), *binding_id).without_keys();
+        bytes += row.bytes();
+        // It is dead no more; and writing it counts it as accepted, which it was before.
+        counts.add(*binding_id, "dead", reason.as_str(), -1);
+        counts.add(*binding_id, "accepted", "", -1);
+        decide::insert(&mut transaction, &row, &ledger::Counts::default()).await?;
+        marked.push(*id);
+        answers.push(Redriven::Queued);
+    }
+    ledger::add(&mut transaction, &counts).await?;
+    sqlx::query("UPDATE dead_letters SET redriven_at = $2 WHERE invocation_id = ANY ($1)")
+        .bind(marked)
         .bind(column::now())
         .execute(&mut *transaction)
         .await?;
     transaction.commit().await?;
-    Ok(Redriven::Queued)
+    Ok(answers)
 }

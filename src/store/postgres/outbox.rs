@@ -1,6 +1,6 @@
 //! Messages on their way to the bus.
 //!
-//! Several engines publish from one table. Whoever reads a row has it for a while: the others see it again when that
+//! Several engines publish from one table. Whoever reads a row has it for a lease: the others see it again when that
 //! is over, or when its publisher puts it off. A row that is published and not marked within that time is published
 //! twice, with the same id.
 
@@ -17,9 +17,6 @@ use crate::store::stored::json_error;
 
 /// What one page may hold, in bytes, before it stops short of its limit.
 const MAX_PAGE_BYTES: i64 = 32 << 20;
-
-/// How long a row is its reader's.
-const PUBLISHERS_TIME: TimeDelta = TimeDelta::seconds(60);
 
 /// A message to be written.
 pub(super) struct Row {
@@ -93,11 +90,12 @@ pub(super) async fn add(connection: &mut PgConnection, rows: &[Row]) -> Outcome<
     Ok(())
 }
 
-/// Messages that are due, the longest due first, which `publisher` has from now on.
+/// Messages that are due, the longest due first, which `publisher` has from now on for a lease.
 pub(super) async fn due(
     connection: &mut PgConnection,
     publisher: Uuid,
     now: DateTime<Utc>,
+    lease: TimeDelta,
     limit: u32,
 ) -> Outcome<Vec<OutboxRow>> {
     let rows = sqlx::query(
@@ -116,7 +114,7 @@ pub(super) async fn due(
     )
     .bind(now)
     .bind(publisher)
-    .bind(now + PUBLISHERS_TIME)
+    .bind(now.checked_add_signed(lease).unwrap_or(now))
     .bind(i64::from(limit))
     .bind(MAX_PAGE_BYTES)
     .fetch_all(connection)

@@ -1,31 +1,28 @@
-//! Forgets what is old or too much, a bounded step at a time, so that nobody waits long behind it.
+//! Forgets what is old or too much, a bounded step at a time, so that nobody waits long behind it. One engine at a
+//! time: two that counted the same rows would both remove what is too much.
 
-use sqlx::PgConnection;
+use sqlx::{Connection as _, PgConnection};
 
 use super::error::Outcome;
 use super::{column, ledger};
-use crate::store::Retention;
+use crate::store::{Pruned, Retention};
 
 /// Rows of one table in one step.
 const STEP: u64 = 1000;
 
-/// Rows older than a moment, oldest first. Several engines prune: they pass by what another one is removing.
-const OLD: [&str; 5] = [
-    "DELETE FROM results WHERE invocation_id IN (
-        SELECT invocation_id FROM results WHERE keep_until < $1 ORDER BY keep_until LIMIT $2
-        FOR UPDATE SKIP LOCKED)",
-    "DELETE FROM traces WHERE sequence IN (
-        SELECT sequence FROM traces WHERE started_at < $1 ORDER BY started_at LIMIT $2 FOR UPDATE SKIP LOCKED)",
-    "DELETE FROM accepted_keys WHERE (binding_id, idempotency_key) IN (
-        SELECT binding_id, idempotency_key FROM accepted_keys
-        WHERE accepted_at < $1 ORDER BY accepted_at LIMIT $2 FOR UPDATE SKIP LOCKED)",
-    "DELETE FROM remembered_attempts WHERE (invocation_id, number) IN (
-        SELECT invocation_id, number FROM remembered_attempts
-        WHERE remembered_at < $1 ORDER BY remembered_at LIMIT $2 FOR UPDATE SKIP LOCKED)",
-    "DELETE FROM fires WHERE (binding_id, scheduled_at, manual) IN (
-        SELECT binding_id, scheduled_at, manual FROM fires WHERE fired_at < $1 ORDER BY fired_at LIMIT $2
-        FOR UPDATE SKIP LOCKED)",
-];
+/// Whose turn it is.
+const TURN: &str =
+    "SELECT pg_try_advisory_xact_lock(hashtextextended('tripline retention of ' || current_schema(), 0))";
+
+const RESULTS: &str = "DELETE FROM results WHERE invocation_id IN (
+    SELECT invocation_id FROM results WHERE keep_until < $1 ORDER BY keep_until LIMIT $2 FOR UPDATE SKIP LOCKED)";
+
+const TRACES: &str = "DELETE FROM traces WHERE sequence IN (
+    SELECT sequence FROM traces WHERE started_at < $1 ORDER BY started_at LIMIT $2 FOR UPDATE SKIP LOCKED)";
+
+const FIRES: &str = "DELETE FROM fires WHERE (binding_id, scheduled_at, manual) IN (
+    SELECT binding_id, scheduled_at, manual FROM fires WHERE fired_at < $1 ORDER BY fired_at LIMIT $2
+    FOR UPDATE SKIP LOCKED)";
 
 /// Unique keys that nobody holds any more. A key that is being given to somebody at this moment is passed by.
 const UNHELD: &str = "DELETE FROM unique_keys WHERE (binding_id, unique_key) IN (
@@ -36,33 +33,72 @@ const UNHELD: &str = "DELETE FROM unique_keys WHERE (binding_id, unique_key) IN 
 
 /// Trace rows beyond the newest `$1`. Their numbers grow with every row, so their span is at least the count, and
 /// nothing has to be counted.
-const TOO_MANY: &str = "DELETE FROM traces WHERE sequence IN (
+const TRACES_EXCESS: &str = "DELETE FROM traces WHERE sequence IN (
     SELECT sequence FROM traces WHERE sequence <= (SELECT max(sequence) FROM traces) - $1 ORDER BY sequence LIMIT $2
     FOR UPDATE SKIP LOCKED)";
 
-/// One step. `true` if there may be more to do.
-pub(super) async fn step(connection: &mut PgConnection, retention: &Retention) -> Outcome<bool> {
+const KEYS: &str = "DELETE FROM accepted_keys WHERE (binding_id, idempotency_key) IN (
+    SELECT binding_id, idempotency_key FROM accepted_keys
+    WHERE accepted_at < $1 ORDER BY accepted_at LIMIT $2 FOR UPDATE SKIP LOCKED)";
+
+const ATTEMPTS: &str = "DELETE FROM remembered_attempts WHERE (invocation_id, number) IN (
+    SELECT invocation_id, number FROM remembered_attempts
+    WHERE remembered_at < $1 ORDER BY remembered_at LIMIT $2 FOR UPDATE SKIP LOCKED)";
+
+const DEAD_LETTERS: &str = "WITH gone AS (
+        DELETE FROM dead_letters WHERE invocation_id IN (
+            SELECT invocation_id FROM dead_letters WHERE died_at < $1 ORDER BY died_at, invocation_id LIMIT $2
+            FOR UPDATE SKIP LOCKED)
+        RETURNING invocation_id
+    ), unparked AS (DELETE FROM parked WHERE invocation_id IN (SELECT invocation_id FROM gone))
+    SELECT count(*) FROM gone";
+
+/// The oldest of those beyond `$1`.
+const DEAD_LETTERS_EXCESS: &str = "WITH gone AS (
+        DELETE FROM dead_letters WHERE invocation_id IN (
+            SELECT invocation_id FROM dead_letters ORDER BY died_at, invocation_id
+            LIMIT least($2, greatest(0, (SELECT count(*) FROM dead_letters) - $1)) FOR UPDATE SKIP LOCKED)
+        RETURNING invocation_id
+    ), unparked AS (DELETE FROM parked WHERE invocation_id IN (SELECT invocation_id FROM gone))
+    SELECT count(*) FROM gone";
+
+/// One step; nothing where another engine is at it.
+pub(super) async fn step(connection: &mut PgConnection, retention: &Retention) -> Outcome<Pruned> {
+    let mut transaction = connection.begin().await?;
+    let ours: bool = sqlx::query_scalar(TURN).fetch_one(&mut *transaction).await?;
+    if !ours {
+        return Ok(Pruned::default());
+    }
+    let mut pruned = Pruned::default();
     let moments = [
-        retention.results_before,
-        retention.traces_before,
-        retention.keys_before,
-        retention.keys_before,
-        retention.fires_before,
+        (RESULTS, retention.results_before, &mut pruned.results),
+        (TRACES, retention.traces_before, &mut pruned.traces),
+        (KEYS, retention.keys_before, &mut pruned.keys),
+        (ATTEMPTS, retention.keys_before, &mut pruned.attempts),
+        (FIRES, retention.fires_before, &mut pruned.fires),
     ];
-    let mut removed = [0; OLD.len()];
-    for ((sql, before), removed) in OLD.into_iter().zip(moments).zip(&mut removed) {
-        let deleted = sqlx::query(sql).bind(before).bind(column::signed(STEP)).execute(&mut *connection).await?;
+    for (sql, before, removed) in moments {
+        let deleted = sqlx::query(sql).bind(before).bind(column::signed(STEP)).execute(&mut *transaction).await?;
         *removed = deleted.rows_affected();
     }
-    let left = STEP.saturating_sub(removed[1]);
-    let deleted = sqlx::query(TOO_MANY)
+    let deleted = sqlx::query(TRACES_EXCESS)
         .bind(column::signed(retention.traces_max_rows))
-        .bind(column::signed(left))
-        .execute(&mut *connection)
+        .bind(column::signed(STEP.saturating_sub(pruned.traces)))
+        .execute(&mut *transaction)
         .await?;
-    removed[1] += deleted.rows_affected();
-    let unheld = sqlx::query(UNHELD).bind(column::now()).bind(column::signed(STEP)).execute(&mut *connection).await?;
-    let folded = ledger::fold(connection, STEP).await?;
-    let most = removed.into_iter().chain([unheld.rows_affected(), folded]).max();
-    Ok(most.is_some_and(|most| most >= STEP))
+    pruned.traces += deleted.rows_affected();
+    let old = sqlx::query(DEAD_LETTERS).bind(retention.dead_letters_before).bind(column::signed(STEP));
+    pruned.dead_letters_old = column::count(&old.fetch_one(&mut *transaction).await?, 0)?;
+    let excess = sqlx::query(DEAD_LETTERS_EXCESS)
+        .bind(column::signed(retention.dead_letters_max_rows))
+        .bind(column::signed(STEP.saturating_sub(pruned.dead_letters_old)));
+    pruned.dead_letters_excess = column::count(&excess.fetch_one(&mut *transaction).await?, 0)?;
+    let unheld = sqlx::query(UNHELD).bind(column::now()).bind(column::signed(STEP)).execute(&mut *transaction).await?;
+    let folded = ledger::fold(&mut transaction, STEP).await?;
+    transaction.commit().await?;
+    let dead_letters = pruned.dead_letters_old + pruned.dead_letters_excess;
+    let (unheld, fires) = (unheld.rows_affected(), pruned.fires);
+    let removed = [pruned.results, pruned.traces, pruned.keys, pruned.attempts, fires, unheld, folded, dead_letters];
+    pruned.more = removed.into_iter().any(|removed| removed >= STEP);
+    Ok(pruned)
 }

@@ -13,6 +13,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/postgres/0001_initial.sql"),
     include_str!("../../../migrations/postgres/0002_queue.sql"),
     include_str!("../../../migrations/postgres/0003_functions.sql"),
+    include_str!("../../../migrations/postgres/0004_dead_letters.sql"),
 ];
 
 /// The oldest server that the statements are tested on.

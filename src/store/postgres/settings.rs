@@ -46,6 +46,8 @@ pub struct PostgresSettings {
     pub statement_timeout: Duration,
     /// Whether a commit counts as done when the server says so (`true`), or also before it is on the disk.
     pub durable: bool,
+    /// How long a message of the outbox is its reader's to publish: when its engine is gone, another one waits as long.
+    pub lease: Duration,
 }
 
 /// An address of a store cannot be understood.
@@ -126,6 +128,7 @@ impl FromStr for PostgresSettings {
             acquire_timeout: Duration::from_secs(5),
             statement_timeout: Duration::from_secs(30),
             durable: true,
+            lease: Duration::from_secs(30),
         };
         let mut host = if host.is_empty() { None } else { Some(host.to_owned()) };
         for parameter in parameters.split('&').filter(|parameter| !parameter.is_empty()) {

@@ -4,15 +4,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use rusqlite::{Connection, ToSql, params};
-use trigger_core::{Binding, Custody, DeadReason, Failure, InvocationContext};
+use rusqlite::{Connection, params};
+use trigger_core::{Binding, DeadReason, Failure, InvocationContext};
 use uuid::Uuid;
 
+use super::bulk::Conditions;
 use super::{bindings, column, ledger, outbox, row};
 use crate::store::stored::json_error;
-use crate::store::{
-    DeadLetter, DeadLetterFilter, DeadLetterSummary, KeptDeadLetter, MAX_PAGE, QueuedInvocation, Redriven, Result,
-};
+use crate::store::{DeadLetter, DeadLetterPage, DeadLetterSummary, Error, KeptDeadLetter, MAX_PAGE, Redriven, Result};
 
 /// A dead letter to be written.
 pub(super) struct Row {
@@ -96,47 +95,19 @@ pub(super) fn insert(connection: &Connection, row: &Row, now: i64) -> Result<()>
 }
 
 /// A page of dead letters, newest first.
-pub(super) fn list(connection: &Connection, filter: &DeadLetterFilter) -> Result<Vec<DeadLetterSummary>> {
-    let before = filter.before.map(column::micros);
-    let before_id = filter.before_id.map(Uuid::into_bytes);
-    let reason_word = filter.reason.map(DeadReason::as_str);
-    let limit = filter.limit.min(MAX_PAGE);
-    // Only the conditions that are asked for, so that each question finds its index.
-    let mut conditions = vec!["1"];
-    let mut values: Vec<(&str, &dyn ToSql)> = vec![(":limit", &limit)];
-    if !filter.include_redriven {
-        conditions.push("redriven_at IS NULL");
+pub(super) fn list(connection: &Connection, page: &DeadLetterPage) -> Result<Vec<DeadLetterSummary>> {
+    let mut conditions = Conditions::of(&page.selector);
+    if let Some(behind) = page.behind {
+        conditions.beside("(died_at, invocation_id) < (?, ?)", behind);
     }
-    if let Some(namespace) = &filter.namespace {
-        conditions.push("namespace = :namespace");
-        values.push((":namespace", namespace));
-    }
-    if let Some(function_name) = &filter.function_name {
-        conditions.push("function_name = :function_name");
-        values.push((":function_name", function_name));
-    }
-    if let Some(reason_word) = &reason_word {
-        conditions.push("reason = :reason");
-        values.push((":reason", reason_word));
-    }
-    match (&before, &before_id) {
-        (Some(before), Some(before_id)) => {
-            conditions.push("(died_at, invocation_id) < (:before, :before_id)");
-            values.extend([(":before", before as &dyn ToSql), (":before_id", before_id)]);
-        }
-        (Some(before), None) => {
-            conditions.push("died_at < :before");
-            values.push((":before", before));
-        }
-        (None, _) => {}
-    }
-    let mut select = connection.prepare_cached(&format!(
+    let sql = format!(
         "SELECT invocation_id, namespace, function_name, trigger_id, trigger_type, subject, reason, failure,
             attempt_count, died_at, redriven_at, outbox_id IS NOT NULL, published
-         FROM dead_letters WHERE {} ORDER BY died_at DESC, invocation_id DESC LIMIT :limit",
-        conditions.join(" AND ")
-    ))?;
-    let mut rows = select.query(values.as_slice())?;
+         FROM dead_letters WHERE {} ORDER BY died_at DESC, invocation_id DESC LIMIT ?",
+        conditions.sql()
+    );
+    let mut select = connection.prepare_cached(&sql)?;
+    let mut rows = select.query(conditions.values_and(page.limit.min(MAX_PAGE)))?;
     let mut page = Vec::new();
     while let Some(row) = rows.next()? {
         match summary(row) {
@@ -204,25 +175,49 @@ pub(super) fn get(connection: &Connection, id: Uuid) -> Result<Option<KeptDeadLe
     Ok(Some((dead, column::optional_moment(row, 9)?)))
 }
 
-/// Puts the event back in the queue as if it had just come, and marks the dead letter.
-pub(super) fn redrive(connection: &Connection, id: Uuid, run_at: DateTime<Utc>, now: i64) -> Result<Redriven> {
-    let Some((dead, redriven_at)) = get(connection, id)? else { return Ok(Redriven::Unknown) };
-    if redriven_at.is_some() {
-        return Ok(Redriven::Already);
+/// What the events that one step puts back may hold together, in bytes, before it stops short.
+const MAX_REDRIVE_BYTES: usize = 8 << 20;
+
+/// Puts events back in the queue as if they had just come, and marks their dead letters.
+pub(super) fn redrive(
+    connection: &Connection,
+    ids: &[Uuid],
+    version: Option<u32>,
+    run_at: DateTime<Utc>,
+    now: i64,
+) -> Result<Vec<Redriven>> {
+    let mut mark = connection.prepare_cached("UPDATE dead_letters SET redriven_at = ?2 WHERE invocation_id = ?1")?;
+    let (mut answers, mut bytes) = (Vec::with_capacity(ids.len()), 0);
+    for id in ids {
+        if bytes >= MAX_REDRIVE_BYTES {
+            break;
+        }
+        let (dead, redriven_at) = match get(connection, *id) {
+            Ok(Some(found)) => found,
+            Ok(None) => {
+                answers.push(Redriven::Unknown);
+                continue;
+            }
+            // One that cannot be read must not keep the others from being redriven.
+            Err(error @ Error::Corrupt { .. }) => {
+                tracing::error!(invocation_id = %id, "a dead letter cannot be redriven: {error}");
+                answers.push(Redriven::Unreadable);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        if redriven_at.is_some() {
+            answers.push(Redriven::Already);
+            continue;
+        }
+        let (reason, binding_id) = (dead.reason, bindings::resolve(connection, &dead.invocation.binding)?);
+        let row = row::Row::new(&dead.redriven(version, run_at), binding_id);
+        bytes += row.bytes();
+        row::insert(connection, &row, now)?;
+        // It is dead no more.
+        ledger::add(binding_id, "dead", reason.as_str(), -1);
+        mark.execute(params![id.as_bytes(), now])?;
+        answers.push(Redriven::Queued);
     }
-    let reason = dead.reason;
-    let mut invocation = dead.invocation;
-    let binding_id = bindings::resolve(connection, &invocation.binding)?;
-    invocation.attempt = 1;
-    invocation.version = None;
-    invocation.custody = Custody::Engine;
-    let redrive_count = dead.redrive_count.saturating_add(1);
-    let queued = QueuedInvocation { invocation, run_at, attempts: Vec::new(), redrive_count };
-    row::insert(connection, &row::Row::new(&queued, binding_id), now)?;
-    // It is dead no more.
-    ledger::add(binding_id, "dead", reason.as_str(), -1);
-    connection
-        .prepare_cached("UPDATE dead_letters SET redriven_at = ?2 WHERE invocation_id = ?1")?
-        .execute(params![id.as_bytes(), now])?;
-    Ok(Redriven::Queued)
+    Ok(answers)
 }

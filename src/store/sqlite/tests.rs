@@ -1,5 +1,7 @@
 //! The conformance suite on a file and in memory, and what only a file can suffer.
 
+mod room;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -447,11 +449,13 @@ async fn an_unreadable_dead_letter_or_message_hides_no_other() {
     }
     fixture.execute("UPDATE dead_letters SET reason = 'unheard_of', context = '{' WHERE function_name = 'f'").await;
     fixture.execute("UPDATE outbox SET headers = '{' WHERE rowid = 1").await;
-    let listed = store.dead_letters(crate::store::DeadLetterFilter { limit: 10, ..Default::default() }).await.unwrap();
+    let listed = store.dead_letters(crate::store::DeadLetterPage { limit: 10, ..Default::default() }).await.unwrap();
     assert_eq!(listed.iter().map(|one| &*one.binding.function_name).collect::<Vec<_>>(), ["g"]);
     assert!(matches!(store.dead_letter(queued[0].invocation.invocation_id).await, Err(Error::Corrupt { .. })));
     let run_at = conformance::now();
-    assert!(matches!(store.redrive(queued[0].invocation.invocation_id, run_at).await, Err(Error::Corrupt { .. })));
+    let ids = queued.iter().map(|queued| queued.invocation.invocation_id).collect();
+    let redriven = store.redrive_all(ids, None, run_at).await.unwrap();
+    assert_eq!(redriven, [crate::store::Redriven::Unreadable, crate::store::Redriven::Queued]);
     assert_eq!(store.outbox_due(chrono::Utc::now(), 10).await.unwrap().len(), 1);
 }
 

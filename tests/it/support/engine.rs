@@ -112,6 +112,13 @@ impl Project {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
+    /// Runs a verb and reads its JSON, however it ended.
+    pub fn json_of(&self, arguments: &[&str]) -> Value {
+        let output = self.run(&arguments.iter().copied().chain(["--json"]).collect::<Vec<_>>());
+        serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("{arguments:?}: {error}: {}", String::from_utf8_lossy(&output.stderr)))
+    }
+
     /// Starts `tripline serve` and waits until it is ready.
     pub async fn serve(&self) -> Engine {
         self.start("serve").await
@@ -171,7 +178,12 @@ impl Project {
 
     /// Sends a request to the public listener.
     pub async fn http(&self, method: Method, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
-        let mut request = Request::builder().method(method).uri(format!("http://127.0.0.1:{}{path}", self.public));
+        self.send(method, &format!("http://127.0.0.1:{}{path}", self.public), headers, body).await
+    }
+
+    /// Sends a request to whichever listener.
+    pub async fn send(&self, method: Method, url: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
+        let mut request = Request::builder().method(method).uri(url);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }

@@ -38,6 +38,7 @@ fn nothing_old() -> Retention {
         traces_max_rows: 1000,
         keys_before: never,
         fires_before: never,
+        ..Retention::NOTHING
     }
 }
 
@@ -79,7 +80,7 @@ async fn a_job_of_a_transaction_comes_with_its_commit_and_goes_with_its_rollback
     assert_eq!((row.accepted, count(&row, "ok", ""), row.drift()), (1, 1, 0));
     // What they counted apart is taken in with the rest.
     let retention = nothing_old();
-    while store.prune(retention).await.unwrap() {}
+    while store.prune(retention).await.unwrap().more {}
     assert_eq!(schema.last("SELECT count(*) FROM ledger WHERE stripe >= 16"), "0");
     let row = ledger_of(&store, "f").await;
     assert_eq!((row.accepted, row.drift()), (1, 0));
@@ -181,7 +182,9 @@ async fn whoever_enqueues_needs_no_right_but_that() {
     schema.query(&format!("CREATE ROLE {user}; GRANT USAGE ON SCHEMA {} TO {user}", schema.name));
     let refusal = schema.refusal(&format!("SET ROLE {user}; SELECT enqueue('mail', 'x')"));
     assert!(refusal.contains("permission denied for function enqueue"), "{refusal}");
-    schema.query(&format!("GRANT EXECUTE ON FUNCTION enqueue(text, text, text, jsonb, text, int, timestamptz, text, int) TO {user}"));
+    schema.query(&format!(
+        "GRANT EXECUTE ON FUNCTION enqueue(text, text, text, jsonb, text, int, timestamptz, text, int) TO {user}"
+    ));
     // Tables of the session's own with the names of the engine's mislead nobody.
     schema.query(&format!("SET ROLE {user}; CREATE TEMPORARY TABLE triggers (x int); SELECT enqueue('mail', 'x')"));
     let refusal = schema.refusal(&format!("SET ROLE {user}; SELECT payload FROM queue"));
