@@ -6,6 +6,7 @@ mod clock;
 mod crashes;
 mod dead_letters;
 mod examples;
+mod guests;
 mod jobs;
 mod ledger;
 mod limits;

@@ -111,7 +111,7 @@ async fn a_chain_of_jobs_is_cut_at_its_depth() {
     rig.dispatcher.accept(event(Custody::Engine)).await.unwrap();
     eventually("the end of the chain", || caused(&rig).contains(&"dead")).await;
     assert_eq!(caused(&rig), ["dead", "ok", "ok", "ok"], "the newest first");
-    let filter = DeadLetterFilter { limit: 10, ..DeadLetterFilter::default() };
+    let filter = DeadLetterPage { limit: 10, ..DeadLetterPage::default() };
     let dead = rig.store.dead_letters(filter).await.unwrap();
     assert_eq!((dead.len(), dead[0].reason), (1, DeadReason::DepthExceeded));
     balanced(&rig).await;
