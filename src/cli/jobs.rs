@@ -118,9 +118,9 @@ struct Enqueue {
     /// A job with the key of one that counts still is that one.
     #[arg(long, value_name = "KEY")]
     unique_key: Option<String>,
-    /// How long a job counts: until it begins (`queued`), until it has ended (`live`), or a time from when it was
-    /// accepted, as in 10m.
-    #[arg(long, value_name = "SCOPE", value_parser = scope, requires = "unique_key", default_value_if("unique_key", clap::builder::ArgPredicate::IsPresent, "live"))]
+    /// How long a job counts: until it begins (`queued`), until it has ended (`live`, the default), or a time from when
+    /// it was accepted, as in 10m.
+    #[arg(long, value_name = "SCOPE", value_parser = scope, requires = "unique_key")]
     unique_scope: Option<UniqueScope>,
     /// Put this job in the place of the earlier one, unless that one has begun.
     #[arg(long, requires = "unique_key")]

@@ -92,4 +92,12 @@ async fn every_event_that_was_accepted_is_somewhere() {
         assert_eq!(row["drift"], 0, "{row}");
     }
     assert_eq!(ledger("job"), job);
+    let metrics = project.metric("tripline_ledger_drift", &[]).await;
+    assert_eq!((metrics, project.metric("tripline_queue_lag_seconds", &["trigger=\"job\""]).await), (0, 0));
+
+    // What is due and waits is as late as its moment is past.
+    project.json(&["jobs", "pause", "work"]);
+    project.json(&["jobs", "enqueue", "work", "x", "--at", "2020-01-01T00:00:00Z"]);
+    assert!(project.metric("tripline_queue_lag_seconds", &["trigger=\"job\""]).await > 3600);
+    assert!(ledger("job")["lag_seconds"].as_f64().unwrap() > 3600.0);
 }

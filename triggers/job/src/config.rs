@@ -13,9 +13,10 @@ use trigger_core::{Gate, PRIORITIES, Problems, Rate};
 pub struct Config {
     /// The queue's name: letters, digits, `-`, `_` and `.`, at most 128 of them. One function works on a queue.
     pub queue: String,
-    /// The most jobs of the queue that run at once on each engine, 1 to 100,000. Without it the function's own
+    /// The most jobs of the queue that run at once on each engine. Without it the function's own
     /// `concurrency` is the bound.
     #[serde(default)]
+    #[schemars(range(min = 1, max = 100_000))]
     pub concurrency: Option<u32>,
     /// The most jobs of the queue that begin over time on each engine: `"10/s"`, `"600/m"`, `"1000/h"`, `"5/d"`. What
     /// comes faster waits in the queue, and nothing is lost. A queue that had nothing to do may begin that many at
@@ -25,14 +26,17 @@ pub struct Config {
     /// The most jobs of the queue that may be queued or running: one more is refused (429, `backlog`). Without it the
     /// store's disk is the bound.
     #[serde(default)]
+    #[schemars(range(min = 1))]
     pub max_backlog: Option<u64>,
-    /// The priority of jobs that name none, from -100 to 100: higher runs first. One step is worth a minute of waiting,
+    /// The priority of jobs that name none: higher runs first. One step is worth a minute of waiting,
     /// so that nothing waits for ever.
     #[serde(default)]
+    #[schemars(range(min = -100, max = 100))]
     pub priority: i8,
     /// How long the results of jobs that do not say themselves are kept for those who ask, in seconds; 0 keeps none.
     /// By default the engine's `results_keep_days`.
     #[serde(default)]
+    #[schemars(range(min = 0, max = 31_622_400))]
     pub result_ttl_seconds: Option<u32>,
     /// Which jobs wait for one another: `key`: those with the same ordering key; `queue`: all of them, one after
     /// another as they were accepted, over their retries.
