@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use chrono::TimeDelta;
 use parking_lot::Mutex;
-use trigger_core::{Binding, BoxFuture, Clock, Custody, Dispatch as _, InvocationContext, Kind};
+use tokio::sync::watch;
+use trigger_core::{Binding, BoxFuture, Clock, Custody, Dispatch as _, InvocationContext, Kind, Progress};
 use tripline::bus::MemoryBus;
 use tripline::dispatch::{Dispatcher, Parts, Settings};
 use tripline::executor::{Abi, Attempt, Executor, ExecutorConfig, Inspection, ModuleError, ModuleSource, WasmExecutor};
@@ -56,12 +57,13 @@ impl Executor for Timed {
         version: &'a Arc<Version>,
         invocation: &'a InvocationContext,
         deadline: Instant,
+        progress: Option<watch::Sender<Progress>>,
     ) -> BoxFuture<'a, Attempt> {
         if let Some(due) = invocation.scheduled_at {
             let late = Clock::system().now() - due;
             self.late.lock().push(late.num_microseconds().unwrap_or(i64::MAX) as f64 / 1000.0);
         }
-        self.wasm.attempt(version, invocation, deadline)
+        self.wasm.attempt(version, invocation, deadline, progress)
     }
 }
 

@@ -86,11 +86,7 @@ fn queues_and_timers_that_are_not_granted_are_denied_by_name() {
 fn jobs_and_timers_are_held_back_and_carry_what_caused_them() {
     let (mut guest, _) = worker(|event| event.depth = 4);
     let cause = guest.invocation.clone().unwrap();
-    let unique = jobs::Unique {
-        key: "one".into(),
-        scope: jobs::UniqueScope::Period(60),
-        conflict: Conflict::Replace,
-    };
+    let unique = jobs::Unique { key: "one".into(), scope: jobs::UniqueScope::Period(60), conflict: Conflict::Replace };
     let before = Utc::now();
     let options = jobs::Options {
         key: Some("key-1".into()),
@@ -110,8 +106,7 @@ fn jobs_and_timers_are_held_back_and_carry_what_caused_them() {
     let due = first.scheduled_at.unwrap();
     assert!(due >= before + TimeDelta::seconds(60) && due <= Utc::now() + TimeDelta::seconds(60), "{due}");
     let terms = first.terms.as_ref().unwrap();
-    let expected =
-        Unique { key: "one".into(), scope: UniqueScope::Period(60), conflict: UniqueConflict::Replace };
+    let expected = Unique { key: "one".into(), scope: UniqueScope::Period(60), conflict: UniqueConflict::Replace };
     assert_eq!((terms.priority, terms.retry_count, terms.unique.as_ref()), (7, Some(2), Some(&expected)));
     assert_eq!(terms.expires_at.unwrap().timestamp_millis(), 4_000_000_000_000);
     assert_eq!(second.scheduled_at.unwrap().timestamp_millis(), 4_000_000_000_000);
@@ -139,7 +134,9 @@ fn what_cannot_be_is_refused_by_its_field() {
         let error = enqueue(&mut guest, "thumbs", "", options).unwrap_err();
         assert!(matches!(&error, jobs::Error::Invalid((found, _)) if found == field), "{field}: {error:?}");
     }
-    for (field, key, when) in [("key", "", Moment::After(1)), ("run_at", "7", Moment::At(1_000)), ("when", "7", Moment::At(u64::MAX))] {
+    for (field, key, when) in
+        [("key", "", Moment::After(1)), ("run_at", "7", Moment::At(1_000)), ("when", "7", Moment::At(u64::MAX))]
+    {
         let error = set(&mut guest, "reminders", key, when).unwrap_err();
         assert!(matches!(&error, timers::Error::Invalid((found, _)) if found == field), "{field}: {error:?}");
     }
