@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 use trigger_core::testing::FakeDispatch;
-use trigger_core::{Custody, Dispatch, Kind, Problems, Trigger, TriggerKind, display_path};
+use trigger_core::{Custody, Kind, Problems, Trigger, TriggerKind, display_path};
 use trigger_cron::{Clock, Config, Cron};
 
 use crate::support::*;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use trigger_core::{Dispatch, FireCause, Kind, Trigger, TriggerContext, TriggerKind};
+use trigger_core::{FireCause, Kind, Trigger, TriggerContext, TriggerKind};
 use trigger_cron::{Config, Cron};
 
 use crate::support::*;
