@@ -217,6 +217,10 @@ impl Dispatch for CountingDispatch {
         Box::pin(async { Ok(0) })
     }
 
+    fn cancel_others(&self, _: &Binding, _: &str) -> BoxFuture<'_, Result<u64, Refused>> {
+        Box::pin(async { Ok(0) })
+    }
+
     fn wait(&self, _: Uuid, _: Duration) -> BoxFuture<'_, Result<Option<Status>, Refused>> {
         Box::pin(async { Ok(None) })
     }
