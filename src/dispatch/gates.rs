@@ -14,6 +14,9 @@ use crate::store::Pause;
 /// Claims of one look, at most, of a trigger that is limited by nothing.
 const UNLIMITED: u32 = u32::MAX;
 
+/// What a sum of parts may be short of the whole by its rounding.
+const ROUNDING: f64 = 1e-9;
+
 /// The gates of every trigger that has one, and the pauses as they were read last.
 #[derive(Default)]
 pub(super) struct Gates {
@@ -42,7 +45,7 @@ impl State {
 
     fn room(&self) -> u32 {
         let slots = self.gate.concurrency.map_or(UNLIMITED, |most| most.saturating_sub(self.running));
-        let tokens = if self.gate.rate.is_some() { self.tokens as u32 } else { UNLIMITED };
+        let tokens = if self.gate.rate.is_some() { (self.tokens + ROUNDING) as u32 } else { UNLIMITED };
         slots.min(tokens)
     }
 }
@@ -107,9 +110,10 @@ impl Gates {
     pub(super) fn next_token(&self) -> Option<Duration> {
         let gates = self.gates.read();
         let waits = gates.values().filter_map(|state| {
-            let rate = state.gate.rate.filter(|_| state.tokens < 1.0)?;
+            let rate = state.gate.rate.filter(|_| state.tokens + ROUNDING < 1.0)?;
             let one = rate.per.as_secs_f64() / f64::from(rate.events.max(1));
-            Some(Duration::from_secs_f64(one * (1.0 - state.tokens)))
+            // Rounded up to what a clock tells apart: a moment too early would be waited for again and again.
+            Some(Duration::from_micros((one * (1.0 - state.tokens) * 1e6).ceil() as u64))
         });
         waits.min()
     }
@@ -161,6 +165,26 @@ mod tests {
         assert_eq!(room(start + TimeDelta::milliseconds(250)), 2);
         assert_eq!(room(start + TimeDelta::hours(1)), 10, "an idle hour is no reserve");
         assert_eq!(room(start), 10, "a clock that goes back takes nothing");
+    }
+
+    #[test]
+    fn the_moment_at_which_a_rate_allows_more_is_never_too_early() {
+        for events in [1, 3, 7, 10, 999, 100_000] {
+            for seconds in [1, 60, 3600, 86_400] {
+                let (gates, start) = (Gates::default(), Utc::now());
+                let rate = Rate { events, per: Duration::from_secs(seconds) };
+                gates.set(&binding(), Gate { rate: Some(rate), ..Gate::default() }, start);
+                (0..events).for_each(|_| assert!(gates.began(&binding())));
+                // An odd look in between leaves a part of one behind.
+                let mut now = start + TimeDelta::microseconds(7);
+                for _ in 0..20 {
+                    assert_eq!(gates.limits(now)[0].1, 0, "{events} in {seconds} s");
+                    now += gates.next_token().unwrap();
+                    assert!(gates.limits(now)[0].1 >= 1, "{events} in {seconds} s");
+                    (0..gates.limits(now)[0].1).for_each(|_| assert!(gates.began(&binding())));
+                }
+            }
+        }
     }
 
     #[test]

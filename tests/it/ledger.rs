@@ -48,11 +48,11 @@ async fn every_event_that_was_accepted_is_somewhere() {
         ledger["items"].as_array().unwrap().iter().find(|row| row["trigger_id"] == *trigger).cloned().unwrap()
     };
     // Jobs that end well, die, are cancelled waiting and running, are duplicates, are refused, wait.
-    for payload in ["x", "y", "f"] {
+    for payload in ["y", "yes", "f"] {
         project.json_of(&["jobs", "enqueue", "work", payload, "--wait", "30s"]);
     }
-    let waiting = project.json(&["jobs", "enqueue", "work", "x", "--delay", "1h", "--unique-key", "u"]);
-    project.json(&["jobs", "enqueue", "work", "x", "--delay", "1h", "--unique-key", "u"]);
+    let waiting = project.json(&["jobs", "enqueue", "work", "y", "--delay", "1h", "--unique-key", "u"]);
+    project.json(&["jobs", "enqueue", "work", "y", "--delay", "1h", "--unique-key", "u"]);
     project.run(&["jobs", "cancel", waiting["invocation_id"].as_str().unwrap()]);
     let running = project.json(&["jobs", "enqueue", "work", "s"])["invocation_id"].as_str().unwrap().to_owned();
     eventually("the loop to run", async || project.json(&["status", &running])["state"] == "running").await;
@@ -60,21 +60,21 @@ async fn every_event_that_was_accepted_is_somewhere() {
     project.run(&["jobs", "cancel", &running]);
     project.json_of(&["status", &running, "--wait", "30s"]);
     assert!(!project.run(&["jobs", "enqueue", "work", &"y".repeat(101)]).status.success());
-    project.json(&["jobs", "enqueue", "work", "x", "--delay", "1h"]);
+    project.json(&["jobs", "enqueue", "work", "y", "--delay", "1h"]);
     let job = ledger("job");
     let counts = ["ok", "dead", "cancelled", "skipped", "shed"].map(|outcome| ended(&job, outcome));
     assert_eq!(counts, [2, 1, 2, 1, 1], "{job}");
     assert_eq!((&job["accepted"], &job["queued"], &job["drift"]), (&8.into(), &1.into(), &0.into()), "{job}");
 
     // Timers, one of them replaced; requests of both kinds, one of them a duplicate.
-    project.json(&["timers", "set", "reminders", "a", "x", "--after", "1h"]);
-    project.json(&["timers", "set", "reminders", "a", "x", "--after", "2h"]);
-    for input in ["x", "f"] {
+    project.json(&["timers", "set", "reminders", "a", "y", "--after", "1h"]);
+    project.json(&["timers", "set", "reminders", "a", "y", "--after", "2h"]);
+    for input in ["y", "f"] {
         project.post("/now", input).await;
     }
     let headers = [("idempotency-key", "k"), ("prefer", "wait=30")];
     for _ in 0..3 {
-        project.http(Method::POST, "/later", &headers, "x").await;
+        project.http(Method::POST, "/later", &headers, "y").await;
     }
     let (timer, now, later) = (ledger("timer"), ledger("http"), ledger("later"));
     assert_eq!((&timer["accepted"], ended(&timer, "cancelled"), &timer["queued"]), (&2.into(), 1, &1.into()));
@@ -97,7 +97,7 @@ async fn every_event_that_was_accepted_is_somewhere() {
 
     // What is due and waits is as late as its moment is past.
     project.json(&["jobs", "pause", "work"]);
-    project.json(&["jobs", "enqueue", "work", "x", "--at", "2020-01-01T00:00:00Z"]);
+    project.json(&["jobs", "enqueue", "work", "y", "--at", "2020-01-01T00:00:00Z"]);
     assert!(project.metric("tripline_queue_lag_seconds", &["trigger=\"job\""]).await > 3600);
     assert!(ledger("job")["lag_seconds"].as_f64().unwrap() > 3600.0);
 }

@@ -55,15 +55,15 @@ async fn timers_are_set_replaced_kept_listed_cancelled_and_fire_at_their_moments
         let arguments: Vec<&str> = ["timers", "set", "reminders", key, payload].iter().chain(when).copied().collect();
         project.json(&arguments)
     };
-    let tea = set("tea", "first", &["--after", "10m"]);
+    let tea = set("tea", "one", &["--after", "10m"]);
     assert_eq!((&tea["run_at"], &tea["duplicate"]), (&"2027-01-01T00:10:00Z".into(), &false.into()));
-    let later = set("tea", "second", &["--after", "PT20M"]);
+    let later = set("tea", "another", &["--after", "PT20M"]);
     assert_ne!(later["invocation_id"], tea["invocation_id"], "it takes the place of the first");
-    let kept = set("tea", "third", &["--after", "30m", "--keep"]);
+    let kept = set("tea", "ignored", &["--after", "30m", "--keep"]);
     assert_eq!((&kept["invocation_id"], &kept["duplicate"]), (&later["invocation_id"], &true.into()));
-    set("nap", "x", &["--at", "2027-01-01T00:15:00.250Z"]);
-    set("gym", "x", &["--after", "1h"]);
-    set("far", "x", &["--at", "2036-01-01T00:00:00Z"]);
+    set("nap", "y", &["--at", "2027-01-01T00:15:00.250Z"]);
+    set("gym", "y", &["--after", "1h"]);
+    set("far", "y", &["--at", "2036-01-01T00:00:00Z"]);
     let moment = |text: &str| format!("2027-01-01T00:{text}Z");
     let all = listed(&project);
     assert_eq!(all[..2], [("nap".to_owned(), moment("15:00.250")), ("tea".to_owned(), moment("20:00"))]);
@@ -79,7 +79,7 @@ async fn timers_are_set_replaced_kept_listed_cancelled_and_fire_at_their_moments
     let expected = [(moment("15:00.250"), "reminders/nap".to_owned()), (moment("20:00"), "reminders/tea".to_owned())];
     assert_eq!(runs(&project, "remind").await, expected);
     let id = later["invocation_id"].as_str().unwrap();
-    assert_eq!(project.json(&["status", id])["body"], "second");
+    assert_eq!(project.json(&["status", id])["body"], "another");
     for key in ["tea", "gym", "never"] {
         let (code, said) = cancel(key);
         assert!(code == 1 && said.contains("has fired and ended"), "{key}: {code}: {said}");
@@ -163,7 +163,7 @@ async fn timers_that_cannot_be_are_refused_by_their_field() {
     }
     assert_eq!(listed(&project).len(), 0);
     // The past may mean now, where somebody says so.
-    let set = project.json(&["timers", "set", "reminders", "a", "x", "--at", "2020-01-01T00:00:00Z", "--allow-past"]);
+    let set = project.json(&["timers", "set", "reminders", "a", "y", "--at", "2020-01-01T00:00:00Z", "--allow-past"]);
     assert_eq!(project.json(&["status", set["invocation_id"].as_str().unwrap(), "--wait", "30s"])["state"], "ok");
     let unknown = project.admin("/api/v1/timers?name=remainders").await;
     assert_eq!(

@@ -39,7 +39,7 @@ async fn a_caller_that_waits_gets_the_result_of_what_was_kept_for_it() {
     // The same key is the same event, also after a crash: its result is told again.
     engine.kill();
     let _engine = project.serve().await;
-    let replayed = project.http(Method::POST, "/later", &headers, "something else").await;
+    let replayed = project.http(Method::POST, "/later", &headers, "another body").await;
     assert_eq!((replayed.status, replayed.text()), (StatusCode::OK, "hello".to_owned()));
     let duplicate = project.http(Method::POST, "/later", &headers[1..], "hello").await;
     assert_eq!((duplicate.status, &duplicate.json()["duplicate"]), (StatusCode::ACCEPTED, &true.into()));
