@@ -1,8 +1,10 @@
 // BullMQ on Redis: jobs added in bulk, then worked off.
-//   npm install bullmq; REDIS_PORT=6379 node benches/peers/bullmq.mjs
+//   npm install bullmq ioredis; REDIS_PORT=6379 node benches/peers/bullmq.mjs
+import IORedis from "ioredis";
 import { Queue, Worker } from "bullmq";
 
-const connection = { host: "127.0.0.1", port: Number(process.env.REDIS_PORT ?? 6379) };
+const port = Number(process.env.REDIS_PORT ?? 6379);
+const connection = new IORedis(port, "127.0.0.1", { maxRetriesPerRequest: null });
 const JOBS = 20000;
 const rounds = Number(process.env.ROUNDS ?? 3);
 const rates = [];

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use trigger_core::{Accepted, Binding, Dispatch as _, MAX_INSTANTS, Refused, Timetable};
 use uuid::Uuid;
 
-use super::api::{Answer, App, Listing, Problem, invalid};
+use super::api::{Answer, App, Asked, Body, Listing, Problem, invalid};
 use super::queue::{PauseRequest, PauseView};
 use crate::engine::Engine;
 use crate::store::{FireFilter, FireRow, Pause, TriggerRow};
@@ -171,7 +171,7 @@ struct NextQuery {
 async fn next(
     State(engine): App,
     Path(name): Path<String>,
-    Query(query): Query<NextQuery>,
+    Asked(query): Asked<NextQuery>,
 ) -> Answer<Listing<InstantView>> {
     let Scheduled { timetable, .. } = find(&engine, &name)?;
     let count = query.count.unwrap_or(5).clamp(1, MAX_INSTANTS);
@@ -192,7 +192,7 @@ struct FireQuery {
 async fn fires(
     State(engine): App,
     Path(name): Path<String>,
-    Query(query): Query<FireQuery>,
+    Asked(query): Asked<FireQuery>,
 ) -> Answer<Listing<FireRow>> {
     let Scheduled { row, .. } = find(&engine, &name)?;
     let filter = FireFilter {
@@ -214,7 +214,7 @@ async fn run_now(State(engine): App, Path(name): Path<String>) -> Answer<RunView
 async fn backfill(
     State(engine): App,
     Path(name): Path<String>,
-    Json(request): Json<BackfillRequest>,
+    Body(request): Body<BackfillRequest>,
 ) -> Answer<BackfillView> {
     let Scheduled { row, timetable, .. } = find(&engine, &name)?;
     let BackfillRequest { from, to, dry_run } = request;
@@ -276,7 +276,7 @@ async fn made(
 async fn pause(
     State(engine): App,
     Path(name): Path<String>,
-    Json(PauseRequest { note }): Json<PauseRequest>,
+    Body(PauseRequest { note }): Body<PauseRequest>,
 ) -> Answer<PauseView> {
     let Scheduled { row, .. } = find(&engine, &name)?;
     super::queue::pause(&engine, &row.binding, note).await

@@ -94,7 +94,7 @@ impl Dispatcher {
 
     /// Commits events. Where nothing waits that they would overtake and there is room for all of them, those that are
     /// due are claimed in the same commit: they run without being read back.
-    async fn commit(
+    pub(super) async fn commit(
         &self,
         queued: &[QueuedInvocation],
         max_backlog: Option<u64>,
@@ -120,6 +120,7 @@ impl Dispatcher {
     /// Room for these events to run at once: for all of them, or none.
     fn permits_for(&self, queued: &[QueuedInvocation], now: DateTime<Utc>) -> Vec<OwnedSemaphorePermit> {
         let at_once = self.backlog.is_empty()
+            && !self.draining.is_cancelled()
             && queued.iter().all(|queued| queued.run_at <= now && self.gates.is_open(&queued.invocation.binding));
         if !at_once {
             return Vec::new();
@@ -130,7 +131,7 @@ impl Dispatcher {
     }
 
     /// What a source is told of its event, and what follows.
-    fn admitted(
+    pub(super) fn admitted(
         self: &Arc<Self>,
         counters: &Counters,
         queued: QueuedInvocation,

@@ -7,6 +7,7 @@ mod crashes;
 mod cron;
 mod dead_letters;
 mod examples;
+mod guests;
 mod jobs;
 mod ledger;
 mod limits;

@@ -168,6 +168,8 @@ const BAD: &[(&str, &str)] = &[
         "functions.one.allow.publish[1]: \"a..b\" is not a pattern of subjects",
     ),
     ("allow = { publish = \"a.b\" }", "functions.one.allow.publish: expected an array of strings, found \"a.b\""),
+    ("allow = { jobs = [\"mail..x\"] }", "functions.one.allow.jobs[0]: \"mail..x\" is not a pattern of queues"),
+    ("allow = { timers = [\"\"] }", "functions.one.allow.timers[0]: \"\" is not a pattern of timers"),
     // The environment. What is set there is repeated nowhere.
     ("env_vars = { A = 1234 }", "functions.one.env_vars.A: expected a string, found a number"),
     ("env_vars = { A = [\"x\"] }", "functions.one.env_vars.A: expected a string, found an array"),

@@ -2,9 +2,10 @@
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use uuid::Uuid;
 
 use crate::bounds::{self, Invalid};
-use crate::{Accepted, BoxFuture, Headers, InvocationContext, Refused, Unique};
+use crate::{Accepted, BoxFuture, Cancelled, Headers, InvocationContext, Refused, Unique};
 
 /// Takes jobs, whoever brings them.
 pub trait Jobs: Send + Sync + 'static {
@@ -14,6 +15,13 @@ pub trait Jobs: Send + Sync + 'static {
 
     /// Puts a job in a queue. It is committed when this returns `Ok`.
     fn enqueue(&self, queue: &str, job: NewJob) -> BoxFuture<'_, Result<Accepted, EnqueueError>>;
+
+    /// The queue that a job is in, or was; `None` where the id is no job's that is known, or nobody works on its queue.
+    fn queue_of(&self, job: Uuid) -> BoxFuture<'_, Result<Option<String>, Refused>>;
+
+    /// Takes a job back, if [`queue_of`](Self::queue_of) knows it. The answer is the truth: what is told to be cancelled
+    /// has not run and will not.
+    fn cancel(&self, job: Uuid) -> BoxFuture<'_, Result<Cancelled, Refused>>;
 }
 
 /// A job to put in a queue.

@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 use trigger_core::{
-    Accepted, BoxFuture, Custody, EnqueueError, InvocationContext, Jobs, NewJob, Ordering, Terms, TriggerContext,
+    Accepted, BoxFuture, Cancelled, Custody, EnqueueError, InvocationContext, Jobs, NewJob, Ordering, Refused, Terms,
+    TriggerContext,
 };
+use uuid::Uuid;
 
 use crate::config::JobOrdering;
 
@@ -78,6 +80,33 @@ impl Jobs for Queues {
             Ok(dispatch.accept(event).await?)
         })
     }
+
+    fn queue_of(&self, job: Uuid) -> BoxFuture<'_, Result<Option<String>, Refused>> {
+        Box::pin(async move { Ok(self.whose(job).await?.map(|(queue, _)| queue)) })
+    }
+
+    fn cancel(&self, job: Uuid) -> BoxFuture<'_, Result<Cancelled, Refused>> {
+        Box::pin(async move {
+            match self.whose(job).await? {
+                Some((_, open)) => open.cx.dispatch.cancel(job).await,
+                None => Ok(Cancelled::Unknown),
+            }
+        })
+    }
+}
+
+impl Queues {
+    /// The queue of a job, and who works on it.
+    async fn whose(&self, job: Uuid) -> Result<Option<(String, Working)>, Refused> {
+        // They are all of one engine: any of them can ask it.
+        let Some(dispatch) = self.open.read().values().next().map(|open| open.cx.dispatch.clone()) else {
+            return Ok(None);
+        };
+        let Some(status) = dispatch.status(job).await? else { return Ok(None) };
+        let open = self.open.read();
+        let found = open.iter().find(|(_, open)| *open.cx.binding == status.binding);
+        Ok(found.map(|(queue, open)| (queue.clone(), open.clone())))
+    }
 }
 
 impl Working {
@@ -119,7 +148,7 @@ mod tests {
     use chrono::{DateTime, TimeDelta, Utc};
     use trigger_core::bounds::{MAX_AHEAD, MAX_KEY};
     use trigger_core::testing::FakeDispatch;
-    use trigger_core::{Headers, Kind, Refused, Shed, Unique, UniqueScope};
+    use trigger_core::{Binding, Headers, Kind, Shed, Status, StatusState, Unique, UniqueScope};
 
     use super::*;
 
@@ -247,5 +276,31 @@ mod tests {
             Some(Refused { reason: Shed::StoreUnavailable, message: "away".into(), retry_after: Default::default() });
         assert!(matches!(queues.enqueue("mail", job("")).await, Err(EnqueueError::Refused(_))));
         assert!(dispatch.accepted().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_job_is_known_by_its_queue_and_taken_back() {
+        let dispatch = FakeDispatch::echo();
+        let queues = Arc::new(Queues::default());
+        let id = Uuid::now_v7();
+        assert_eq!(queues.queue_of(id).await.unwrap(), None, "nobody works on anything");
+        let cx = dispatch.context(Kind::Job, "mail");
+        let status = |binding: &Binding| Status {
+            binding: binding.clone(),
+            attempts: 0,
+            state: StatusState::Queued { run_at: Utc::now() },
+        };
+        let (jobs, requests) = (status(&cx.binding), status(&dispatch.context(Kind::Http, "http").binding));
+        let _open = queues.open("mail".into(), cx, QueueTerms::default());
+        *dispatch.cancelled.lock().unwrap() = Some(Cancelled::Cancelled);
+        for (status, queue, cancelled) in [
+            (Some(jobs), Some("mail".to_owned()), Cancelled::Cancelled),
+            (Some(requests), None, Cancelled::Unknown),
+            (None, None, Cancelled::Unknown),
+        ] {
+            *dispatch.status.lock().unwrap() = status;
+            assert_eq!(queues.queue_of(id).await.unwrap(), queue);
+            assert_eq!(queues.cancel(id).await.unwrap(), cancelled);
+        }
     }
 }
