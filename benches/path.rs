@@ -135,7 +135,7 @@ impl Bench {
     async fn attempt(&self, version: &Arc<Version>, payload: &Bytes) {
         let event = self.event(payload);
         let deadline = Instant::now() + Duration::from_secs(10);
-        let attempt = self.executor.attempt(version, &event, deadline).await;
+        let attempt = self.executor.attempt(version, &event, deadline, None).await;
         black_box(attempt.result.expect("no failure"));
     }
 

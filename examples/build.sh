@@ -38,9 +38,11 @@ examples/quickstart/modules/alerts.wasm    examples/quickstart/guests/alerts    
 examples/quickstart/modules/hello.wasm     examples/quickstart/guests/hello     wasm32-unknown-unknown
 examples/quickstart/modules/orders.wasm    examples/quickstart/guests/orders    wasm32-unknown-unknown
 examples/quickstart/modules/receipts.wasm  examples/quickstart/guests/receipts  wasm32-unknown-unknown
+examples/quickstart/modules/reminders.wasm examples/quickstart/guests/reminders wasm32-unknown-unknown
 examples/quickstart/modules/report.wasm    examples/quickstart/guests/report    wasm32-wasip1
 tests/guests/echo.component.wasm           examples/guests/echo                 wasm32-unknown-unknown
 tests/guests/hello-http.wasm               examples/guests/hello-http           wasm32-unknown-unknown
+tests/guests/work.component.wasm           examples/guests/work                 wasm32-unknown-unknown
 '
 each_module() { # runs a function with module, sources and target of every module
     local module sources target

@@ -6,7 +6,12 @@
 mod api;
 mod clock;
 mod dead_letters;
+mod invocations;
+mod jobs;
 mod metrics;
+mod queue;
+mod schedules;
+mod timers;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,16 +26,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::engine::Engine;
 
-pub use api::{
-    EnqueueRequest, EnqueueView, FunctionView, InvocationView, Listing, PublishRequest, PublishView, ReloadView,
-    TraceView, TriggerView, VersionView,
-};
+pub use api::{FunctionView, Listing, PublishRequest, PublishView, ReloadView, TraceView, TriggerView, VersionView};
+pub use clock::{AdvanceRequest, AdvanceView, BusyView, ClockMode, ClockView};
 pub use dead_letters::{
     CountView, OutcomesRequest, OutcomesView, PurgeRequest, PurgeStep, RedriveRequest, RedriveStep, RedriveView,
     StepPosition,
 };
+pub use invocations::{CancelView, InvocationView};
+pub use jobs::{EnqueueRequest, EnqueueView};
+pub use queue::{LedgerView, PauseRequest, PauseView};
+pub use timers::{TimerRequest, TimerView};
 
-pub use clock::{AdvanceRequest, AdvanceView, BusyView, ClockMode, ClockView};
+pub use schedules::{BackfillRequest, BackfillView, InstantView, RunView, ScheduleView};
 
 /// The largest request that the API takes: a message to publish, in base64, and room around it.
 const MAX_BODY_BYTES: usize = 12 << 20;
@@ -86,9 +93,14 @@ impl Server {
 fn router(engine: Arc<Engine>) -> Router {
     Router::new()
         .merge(api::routes())
+        .merge(invocations::routes())
+        .merge(jobs::routes())
+        .merge(timers::routes())
+        .merge(queue::routes())
         .merge(clock::routes())
         .merge(dead_letters::routes())
         .merge(metrics::routes())
+        .merge(schedules::routes())
         .layer(middleware::from_fn_with_state((), only_local))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(engine)

@@ -1,15 +1,21 @@
 //! The command line: what can be said, and how a run of it ends.
 //!
-//! Exit codes: 0 done · 1 it could not be done · 2 the command line is wrong · 64 the manifest is wrong.
+//! Exit codes: 0 done · 1 it could not be done · 2 the command line is wrong · 3 it was asked for and is not certain yet
+//! · 64 the manifest is wrong.
 
 pub mod announce;
 pub mod check;
 pub mod client;
 pub mod clock;
 mod dlq;
+pub mod jobs;
+mod ledger;
 mod redrive;
+pub mod schedules;
 mod show;
+pub mod timers;
 mod traces;
+pub mod triggers;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,6 +24,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::telemetry::LogFormat;
 use client::Client;
+
+/// Exit code for what was asked for and is not certain yet: an attempt that is being cut, a wait that was too short.
+pub const EXIT_NOT_YET: u8 = 3;
 
 /// Exit code for a manifest with mistakes (`EX_USAGE` of sysexits.h).
 pub const EXIT_MANIFEST: u8 = 64;
@@ -54,20 +63,29 @@ pub enum Command {
         #[command(flatten)]
         remote: Remote,
     },
-    /// The triggers and how they are.
-    Triggers(Remote),
+    /// The triggers and how they are; `pause` and `resume` one.
+    Triggers(triggers::Triggers),
     /// Attempts and what became of them, newest first.
     Traces(Traces),
     /// Invocations that were given up on.
     Dlq(Dlq),
     /// Work in queues.
-    Jobs(Jobs),
+    Jobs(jobs::Jobs),
+    /// Moments at which functions run once.
+    Timers(timers::Timers),
+    /// Where every event is: accepted, waiting, running, ended. Exit code 1 where one is nowhere.
+    Ledger(Remote),
     /// What the engine's clock shows; `advance` moves a virtual one.
     Clock(Clock),
+    /// Schedules: what is due, what was made and what was not.
+    Schedules(Schedules),
     /// How an accepted invocation stands.
     Status {
         /// The invocation.
         invocation: uuid::Uuid,
+        /// Wait until it has ended, for at most so long: 30s, 5m.
+        #[arg(long, value_name = "TIME", value_parser = seconds)]
+        wait: Option<f64>,
         /// Which engine to ask.
         #[command(flatten)]
         remote: Remote,
@@ -161,43 +179,6 @@ pub struct Publish {
     remote: Remote,
 }
 
-/// What to do about jobs.
-#[derive(Debug, Args)]
-pub struct Jobs {
-    #[command(subcommand)]
-    command: JobsCommand,
-}
-
-#[derive(Debug, Subcommand)]
-enum JobsCommand {
-    /// Put a job in a queue; answers its invocation.
-    Enqueue(Enqueue),
-}
-
-/// A job.
-#[derive(Debug, Args)]
-pub struct Enqueue {
-    /// The queue.
-    pub queue: String,
-    /// The payload; `-` reads standard input.
-    #[arg(default_value = "")]
-    pub payload: String,
-    /// Media type of the payload.
-    #[arg(long, value_name = "TYPE")]
-    pub content_type: Option<String>,
-    /// Not before so many seconds have passed.
-    #[arg(long, value_name = "SECONDS", conflicts_with = "at")]
-    pub delay: Option<f64>,
-    /// Not before this moment, as in 2027-01-01T00:00:00Z.
-    #[arg(long, value_name = "TIME")]
-    pub at: Option<chrono::DateTime<chrono::Utc>>,
-    /// Identity of the job: a second one with it is the first one.
-    #[arg(long)]
-    pub key: Option<String>,
-    #[command(flatten)]
-    remote: Remote,
-}
-
 /// What to do about the clock.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -221,6 +202,111 @@ enum ClockCommand {
         #[command(flatten)]
         remote: Remote,
     },
+}
+
+/// What to do about schedules.
+#[derive(Debug, Args)]
+pub struct Schedules {
+    /// What.
+    #[command(subcommand)]
+    pub command: SchedulesCommand,
+}
+
+/// The verbs about schedules. A trigger's name is `namespace/function/trigger`, or as much of it as is unique:
+/// `function/trigger`, `function` or `trigger`.
+#[derive(Debug, Subcommand)]
+pub enum SchedulesCommand {
+    /// Every schedule, with its last and its next instant.
+    List(Remote),
+    /// The next instants of a trigger, or of a schedule that is given (which needs no engine).
+    Next(Next),
+    /// The fires of a trigger, made or not and why, newest first.
+    Fires {
+        /// The trigger.
+        name: String,
+        /// Only those that were not made.
+        #[arg(long)]
+        skipped: bool,
+        /// At most this many.
+        #[arg(long, default_value_t = 20)]
+        limit: u32,
+        /// Which engine to ask.
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Make a fire now, whatever the schedule says; answers its invocation.
+    Run {
+        /// The trigger.
+        name: String,
+        /// Which engine to ask.
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Make the fires of a past range that were not made.
+    Backfill {
+        /// The trigger.
+        name: String,
+        /// The first moment of the range, as in 2027-01-01T00:00:00Z.
+        #[arg(long, value_name = "TIME")]
+        from: chrono::DateTime<chrono::Utc>,
+        /// The last moment of the range.
+        #[arg(long, value_name = "TIME")]
+        to: chrono::DateTime<chrono::Utc>,
+        /// Only tell which they are.
+        #[arg(long)]
+        dry_run: bool,
+        /// Which engine to ask.
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Make no fires until `resume`; what comes meanwhile is on record as skipped.
+    Pause {
+        /// The trigger.
+        name: String,
+        /// Why, for whoever wonders later.
+        #[arg(long, default_value = "")]
+        note: String,
+        /// Which engine to ask.
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Go on making fires.
+    Resume {
+        /// The trigger.
+        name: String,
+        /// Which engine to ask.
+        #[command(flatten)]
+        remote: Remote,
+    },
+}
+
+/// Which instants.
+#[derive(Debug, Args)]
+pub struct Next {
+    /// The trigger.
+    #[arg(required_unless_present = "schedule", conflicts_with = "schedule")]
+    pub name: Option<String>,
+    /// A schedule instead of a trigger: `*/5 * * * *`, `@every 90s`. May be repeated.
+    #[arg(long, value_name = "EXPRESSION")]
+    pub schedule: Vec<String>,
+    /// The zone in which it is read, as in Europe/Paris.
+    #[arg(long, value_name = "ZONE", requires = "schedule")]
+    pub timezone: Option<String>,
+    /// What becomes of wall times that the clock jumps over: skip or shift.
+    #[arg(long, value_name = "POLICY", requires = "schedule")]
+    pub gap: Option<String>,
+    /// What becomes of wall times that the clock shows twice: first, last or both.
+    #[arg(long, value_name = "POLICY", requires = "schedule")]
+    pub repeat: Option<String>,
+    /// How many.
+    #[arg(short = 'n', long, default_value_t = 5)]
+    pub count: usize,
+    /// After this moment, and not after the present one.
+    #[arg(long, value_name = "TIME")]
+    pub after: Option<chrono::DateTime<chrono::Utc>>,
+    /// Which engine to ask.
+    #[command(flatten)]
+    pub remote: Remote,
 }
 
 /// Which attempts.
@@ -260,6 +346,14 @@ pub struct Dlq {
     command: dlq::DlqCommand,
 }
 
+/// A time to wait, in seconds: a number of them, or a duration with units.
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) => Ok(seconds),
+        Err(_) => trigger_core::bounds::span(text).map(|span| span.as_secs_f64()),
+    }
+}
+
 /// Prints a line. A reader that went away (`| head`) is no error.
 pub fn print_line(text: impl AsRef<str>) {
     show::line(text);
@@ -277,12 +371,17 @@ pub async fn ask(command: Command) -> anyhow::Result<ExitCode> {
         Command::Publish(publish) => show::publish(publish).await,
         Command::Functions(remote) => show::functions(&Client::new(&remote)?).await,
         Command::Versions { function, remote } => show::versions(&Client::new(&remote)?, &function).await,
-        Command::Triggers(remote) => show::triggers(&Client::new(&remote)?).await,
-        Command::Status { invocation, remote } => show::status(&Client::new(&remote)?, invocation).await,
+        Command::Triggers(asked) => triggers::run(asked).await,
+        Command::Status { invocation, wait, remote } => {
+            return jobs::show(&Client::new(&remote)?, invocation, wait).await;
+        }
+        Command::Timers(timers) => return timers::run(timers).await,
+        Command::Ledger(remote) => return ledger::run(&Client::new(&remote)?).await,
         Command::Traces(query) => traces::run(query).await,
         Command::Dlq(dlq) => dlq::run(dlq).await,
         Command::Clock(clock) => clock::run(clock).await,
-        Command::Jobs(Jobs { command: JobsCommand::Enqueue(job) }) => show::enqueue(job).await,
+        Command::Schedules(Schedules { command }) => schedules::run(command).await,
+        Command::Jobs(jobs) => return jobs::run(jobs).await,
         Command::Dev(_) | Command::Serve(_) | Command::Check(_) => {
             unreachable!("main runs these itself: they need the trigger kinds")
         }

@@ -12,6 +12,7 @@
 
 mod admit;
 mod dead;
+mod effects;
 mod gates;
 pub mod ledger;
 mod outbox;
@@ -29,19 +30,19 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use trigger_core::clock::{Clock, Wake};
 use trigger_core::{
     Accepted, Answer, Binding, BoxFuture, Bus, Cancelled, Custody, DeadReason, Dispatch, Failure, FailureCode, Gate,
-    InvocationContext, Kind, Message, Refused, Response, Shed, SkipReason, SkippedFire, Status,
+    InvocationContext, Kind, Progress, Refused, Response, Shed, SkipReason, SkippedFire, Status,
 };
 use uuid::Uuid;
 
 use crate::executor::{Attempt, Executor};
 use crate::functions::{Registry, Route, Version, Versions};
-use crate::store::{self, FailedAttempt, QueuedInvocation, Store};
+use crate::store::{self, FailedAttempt, QueueRow, QueuedInvocation, Store};
 use crate::traces::Ring;
 use ledger::Ledger;
 use retry::Decision;
@@ -291,7 +292,7 @@ impl Dispatcher {
             running.invocation.attempt = tried.len() as u32 + 1;
         }
         running.version = Some(version);
-        let attempt = self.attempt(&mut running, slot).await;
+        let attempt = self.attempt(&mut running, slot, None).await;
         match attempt {
             None => Box::pin(self.cut_inline(running)).await,
             Some(Ok(response)) => {
@@ -305,13 +306,19 @@ impl Dispatcher {
         }
     }
 
-    /// Makes one attempt and releases its effects. `None` if it was cut.
-    async fn attempt(&self, running: &mut Running<'_>, slot: Slot) -> Option<Result<Response, Failure>> {
+    /// Makes one attempt and releases its effects. `None` if it was cut. What the guest says of its progress is sent to
+    /// `progress`, if somebody wants to know.
+    async fn attempt(
+        &self,
+        running: &mut Running<'_>,
+        slot: Slot,
+        progress: Option<watch::Sender<Progress>>,
+    ) -> Option<Result<Response, Failure>> {
         let version = running.version.clone().expect("the version is chosen before the attempt");
         let deadline = Instant::now() + version.timeout;
         let Attempt { result, load, instantiate, run, memory_peak_bytes, effects, detail } = tokio::select! {
             biased;
-            attempt = self.executor.attempt(&version, &running.invocation, deadline) => attempt,
+            attempt = self.executor.attempt(&version, &running.invocation, deadline, progress) => attempt,
             () = self.cut.cancelled() => return None,
         };
         drop(slot);
@@ -331,31 +338,8 @@ impl Dispatcher {
         running.settle_began = Some(Instant::now());
         Some(match Box::pin(self.release(effects)).await {
             Ok(()) => result,
-            Err(error) => {
-                let message = format!("the attempt's messages could be neither published nor kept: {error}");
-                Err(Failure::new(FailureCode::HostError, message))
-            }
+            Err(error) => Err(Failure::new(FailureCode::HostError, error)),
         })
-    }
-
-    /// Publishes what a guest published; what the bus does not take now is kept in the outbox.
-    async fn release(&self, effects: Vec<Message>) -> Result<(), store::Error> {
-        let mut kept = Vec::new();
-        for message in effects {
-            // After one refusal the rest goes the same way, so that order holds.
-            if !kept.is_empty() {
-                kept.push(message);
-            } else if let Err(error) = self.bus.publish(message.clone()).await {
-                tracing::debug!(subject = %message.subject, "the bus did not take a message, it is kept: {error}");
-                kept.push(message);
-            }
-        }
-        if kept.is_empty() {
-            return Ok(());
-        }
-        self.store.outbox_add(kept).await?;
-        self.outbox_wake.wake();
-        Ok(())
     }
 
     async fn failed_inline(&self, mut running: Running<'_>, failure: Failure, mut tried: Vec<FailedAttempt>) -> Answer {
@@ -537,7 +521,13 @@ impl Dispatch for Dispatcher {
     }
 
     fn cancel_live(&self, binding: &Binding) -> BoxFuture<'_, Result<u64, Refused>> {
-        Box::pin(self.cancel_all(binding.clone()))
+        Box::pin(self.cancel_all(binding.clone(), |_| true))
+    }
+
+    fn cancel_others(&self, binding: &Binding, unique_key: &str) -> BoxFuture<'_, Result<u64, Refused>> {
+        let unique_key = unique_key.to_owned();
+        let others = move |row: &QueueRow| !row.running && row.unique_key.as_ref() != Some(&unique_key);
+        Box::pin(self.cancel_all(binding.clone(), others))
     }
 
     fn wait(&self, invocation_id: Uuid, at_most: Duration) -> BoxFuture<'_, Result<Option<Status>, Refused>> {

@@ -8,12 +8,12 @@ use chrono::{DateTime, Utc};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use trigger_core::{BindError, Bus, Clock, Dispatch, Jobs, Problem, Step};
+use trigger_core::{BindError, Bus, Clock, Dispatch, Jobs, Problem, Step, Timers};
 
 use crate::advance::Advance;
 use crate::config::{self, Document, EngineConfig, FunctionConfig, Manifest, Report, StoreConfig};
 use crate::dispatch::{self, Dispatcher};
-use crate::executor::{Executor, ExecutorConfig, Machine, ModuleError, ModuleSource, WasmExecutor};
+use crate::executor::{Executor, ExecutorConfig, Machine, ModuleError, ModuleSource, Services, WasmExecutor};
 use crate::functions::{Digest, Registry, Version, Versions};
 use crate::housekeeping::{self, Housekeeping};
 use crate::kinds::Kinds;
@@ -56,6 +56,8 @@ pub struct Sources {
     pub kinds: Arc<Kinds>,
     /// Where jobs go in, where this build has them.
     pub jobs: Option<Arc<dyn Jobs>>,
+    /// Where timers are set, where this build has them.
+    pub timers: Option<Arc<dyn Timers>>,
     /// The clock that every decision about time goes by.
     pub clock: Clock,
 }
@@ -72,6 +74,8 @@ pub struct Engine {
     pub registry: Arc<Registry>,
     /// Where jobs go in, where this build has them.
     pub jobs: Option<Arc<dyn Jobs>>,
+    /// Where timers are set, where this build has them.
+    pub timers: Option<Arc<dyn Timers>>,
     /// Where events go in.
     pub dispatcher: Arc<Dispatcher>,
     /// The newest records.
@@ -174,9 +178,10 @@ impl Engine {
         machine: Machine,
         sources: Sources,
     ) -> Result<Arc<Self>, Error> {
-        let Sources { bus, kinds, jobs, clock } = sources;
+        let Sources { bus, kinds, jobs, timers, clock } = sources;
+        let services = Services { jobs: jobs.clone(), timers: timers.clone(), clock: clock.clone() };
         let store = open_store(&config, &clock).await?;
-        let executor = WasmExecutor::on(machine, Arc::new(StoredModules(store.clone())))
+        let executor = WasmExecutor::on(machine, Arc::new(StoredModules(store.clone())), services)
             .map_err(|error| Error::Executor(error.to_string()))?;
         let executor = Arc::new(executor);
         let registry = Arc::new(Registry::default());
@@ -217,6 +222,7 @@ impl Engine {
             store,
             bus,
             jobs,
+            timers,
             registry,
             dispatcher,
             ring,
@@ -304,6 +310,11 @@ impl Engine {
     /// The triggers and how they are.
     pub fn triggers(&self) -> Vec<crate::supervisor::TriggerHealth> {
         self.supervisor.health()
+    }
+
+    /// The instants of a trigger, if it has a schedule.
+    pub fn timetable(&self, row: &store::TriggerRow) -> Option<Arc<dyn trigger_core::Timetable>> {
+        self.kinds.timetable_of(row)
     }
 
     /// One line about a trigger, for people.

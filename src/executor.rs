@@ -31,7 +31,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use trigger_core::{BoxFuture, Failure, InvocationContext, Message, Response};
+use tokio::sync::watch;
+use trigger_core::{BoxFuture, Clock, Failure, InvocationContext, Jobs, Message, Progress, Response, Timers};
 
 use crate::functions::{Digest, Version};
 
@@ -49,12 +50,25 @@ pub trait Executor: Send + Sync + 'static {
     fn prepare<'a>(&'a self, version: &'a Arc<Version>) -> BoxFuture<'a, Result<(), ModuleError>>;
 
     /// Makes one attempt, in a fresh instance, ending at `deadline` at the latest. Never panics because of a guest.
+    /// Where somebody wants to know, `progress` is sent what the guest says of its progress.
     fn attempt<'a>(
         &'a self,
         version: &'a Arc<Version>,
         invocation: &'a InvocationContext,
         deadline: Instant,
+        progress: Option<watch::Sender<Progress>>,
     ) -> BoxFuture<'a, Attempt>;
+}
+
+/// What guests ask for beyond what they bring: checked by those who know the queues and the timers.
+#[derive(Clone, Default)]
+pub struct Services {
+    /// The queues by name, where this build has them.
+    pub jobs: Option<Arc<dyn Jobs>>,
+    /// The timers by name, where this build has them.
+    pub timers: Option<Arc<dyn Timers>>,
+    /// What "so many milliseconds from now" goes by.
+    pub clock: Clock,
 }
 
 /// Where an executor gets the bytes of a module that it has not compiled yet.
@@ -154,8 +168,8 @@ pub struct Attempt {
     pub run: Duration,
     /// The largest size of the guest's linear memories together, in bytes.
     pub memory_peak_bytes: u64,
-    /// Messages to publish if the attempt counts as a success.
-    pub effects: Vec<Message>,
+    /// What it asked for, to be released if it counts as a success.
+    pub effects: Effects,
     /// Logs and host operations, if there were any.
     pub detail: Option<Box<Detail>>,
 }
@@ -169,13 +183,34 @@ impl Attempt {
             instantiate: Duration::ZERO,
             run: Duration::ZERO,
             memory_peak_bytes: 0,
-            effects: Vec::new(),
+            effects: Effects::default(),
             detail: None,
         }
     }
 }
 
-/// What an attempt said and asked for.
+/// What an attempt asked for: held back until it has succeeded, and dropped when it fails.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// Messages to publish.
+    pub messages: Vec<Message>,
+    /// Jobs to enqueue and timers to set: events that were checked and not accepted yet.
+    pub events: Vec<InvocationContext>,
+}
+
+impl Effects {
+    /// Whether it asked for nothing.
+    pub fn is_empty(&self) -> bool {
+        self.messages.is_empty() && self.events.is_empty()
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.messages.len() + self.events.len()
+    }
+}
+
+/// What an attempt said and did.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Detail {
     /// The guest's log lines, in order.
@@ -206,9 +241,9 @@ pub struct LogLine {
 /// Something that a guest asked the host for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HostOp {
-    /// What: `publish`, `http-response`.
+    /// What: `publish`, `enqueue`, `cancel-job`, `set-timer`, `cancel-timer`, `http-response`.
     pub op: std::borrow::Cow<'static, str>,
-    /// On what: the subject, say.
+    /// On what: the subject, the queue, the timer's name and key.
     pub target: String,
     /// Microseconds after the attempt began.
     pub at_micros: u64,

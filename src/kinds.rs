@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use schemars::generate::SchemaSettings;
 use serde_json::Value;
-use trigger_core::{BindError, Binding, BoxFuture, Kind, Problems, Trigger, TriggerContext, TriggerError, TriggerKind};
+use trigger_core::{
+    BindError, Binding, BoxFuture, Kind, Problems, Timetable, Trigger, TriggerContext, TriggerError, TriggerKind,
+};
 
 use crate::store::TriggerRow;
 
@@ -120,6 +122,16 @@ impl Kinds {
         }
     }
 
+    /// The instants of a section, if its kind has any.
+    pub fn timetable(&self, section: &Section) -> Option<Arc<dyn Timetable>> {
+        self.get(section.kind)?.timetable(section)
+    }
+
+    /// The instants of a trigger, if its kind has any and the section can be read.
+    pub fn timetable_of(&self, row: &TriggerRow) -> Option<Arc<dyn Timetable>> {
+        self.timetable(&self.read(row.binding.trigger_type, &row.config).ok()?)
+    }
+
     /// Acquires a trigger's port, subscription or lease. Accepts no event yet.
     pub async fn bind(&self, row: &TriggerRow) -> Result<Box<dyn BoundTrigger>, BindError> {
         let kind = row.binding.trigger_type;
@@ -163,6 +175,7 @@ trait AnyKind: Send + Sync {
     fn check(&self, section: &Section, problems: &mut Problems);
     fn conflict(&self, one: &Section, other: &Section) -> Option<String>;
     fn describe(&self, section: &Section) -> String;
+    fn timetable(&self, section: &Section) -> Option<Arc<dyn Timetable>>;
     fn bind(
         &self,
         section: Section,
@@ -204,6 +217,10 @@ impl<K: TriggerKind> AnyKind for Erased<K> {
 
     fn describe(&self, section: &Section) -> String {
         self.kind.describe(typed::<K>(section))
+    }
+
+    fn timetable(&self, section: &Section) -> Option<Arc<dyn Timetable>> {
+        self.kind.timetable(typed::<K>(section))
     }
 
     fn bind(

@@ -13,7 +13,7 @@ use trigger_core::Clock;
 use tripline::admin;
 use tripline::bus;
 use tripline::cli::announce::{Addresses, announce};
-use tripline::cli::{self, Cli, Command, check};
+use tripline::cli::{self, Cli, Command, SchedulesCommand, check};
 use tripline::config::{BusConfig, Document, EngineConfig, Manifest, Report};
 use tripline::engine::{Engine, Error as EngineError, Sources, executor_config, read_modules};
 use tripline::executor::{ExecutorConfig, Machine, ModuleError, ModuleSource, WasmExecutor};
@@ -34,6 +34,11 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Dev(options) => start(&options.run, options.clock.clock(), true),
         Command::Serve(options) => start(&options, Clock::system(), false),
         Command::Check(options) => check_manifest(&options),
+        // The kinds know what a schedule means: no engine has to be asked.
+        Command::Schedules(cli::Schedules { command: SchedulesCommand::Next(next) }) if !next.schedule.is_empty() => {
+            cli::schedules::preview(&next, &closed_kinds(false)?, Clock::system().now())?;
+            Ok(ExitCode::SUCCESS)
+        }
         command => block_on(cli::ask(command)),
     }
 }
@@ -81,6 +86,8 @@ struct Behind {
     routes: trigger_http::Routes,
     #[cfg(feature = "job")]
     queues: Arc<trigger_job::Queues>,
+    #[cfg(feature = "timer")]
+    alarms: Arc<trigger_timer::Alarms>,
 }
 
 /// The trigger kinds of this build.
@@ -98,6 +105,8 @@ fn kinds(behind: Behind) -> anyhow::Result<Kinds> {
     kinds.add(trigger_cron::Cron::default())?;
     #[cfg(feature = "job")]
     kinds.add(trigger_job::Job::new(behind.queues))?;
+    #[cfg(feature = "timer")]
+    kinds.add(trigger_timer::Timer::new(behind.alarms))?;
     Ok(kinds)
 }
 
@@ -112,6 +121,8 @@ fn closed_kinds(over_nats: bool) -> anyhow::Result<Kinds> {
     kinds.add(trigger_cron::Cron::default())?;
     #[cfg(feature = "job")]
     kinds.add(trigger_job::Job::default())?;
+    #[cfg(feature = "timer")]
+    kinds.add(trigger_timer::Timer::default())?;
     Ok(kinds)
 }
 
@@ -193,12 +204,16 @@ async fn serve(
     let public = trigger_http::Server::bind(http_config(&config)).await?;
     #[cfg(feature = "job")]
     let queues = Arc::new(trigger_job::Queues::default());
+    #[cfg(feature = "timer")]
+    let alarms = Arc::new(trigger_timer::Alarms::default());
     let kinds = kinds(Behind {
         bus: open_bus.clone(),
         #[cfg(feature = "http")]
         routes: public.routes(),
         #[cfg(feature = "job")]
         queues: queues.clone(),
+        #[cfg(feature = "timer")]
+        alarms: alarms.clone(),
     })?;
     let sources = Sources {
         bus: open_bus.bus.clone(),
@@ -207,6 +222,10 @@ async fn serve(
         jobs: Some(queues),
         #[cfg(not(feature = "job"))]
         jobs: None,
+        #[cfg(feature = "timer")]
+        timers: Some(alarms),
+        #[cfg(not(feature = "timer"))]
+        timers: None,
         clock: clock.clone(),
     };
     let engine = Engine::new(path, config, machine, sources).await?;

@@ -1,18 +1,21 @@
 //! What the command line asks: functions, triggers, traces, publishing, reload.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use base64::Engine as _;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use trigger_core::bus::BusError;
-use trigger_core::{Binding, Dispatch as _, EnqueueError, Headers, Message, NewJob, Shed, StatusState};
+use trigger_core::{Binding, EnqueueError, Headers, Message, Refused, Shed, bounds};
 use uuid::Uuid;
 
 use crate::engine::{Engine, Error as EngineError};
@@ -31,9 +34,7 @@ pub(super) fn routes() -> Router<Arc<Engine>> {
         .route("/api/v1/triggers", get(triggers))
         .route("/api/v1/traces", get(traces))
         .route("/api/v1/traces/{invocation_id}", get(trace))
-        .route("/api/v1/invocations/{invocation_id}", get(invocation))
         .route("/api/v1/publish", post(publish))
-        .route("/api/v1/jobs/{queue}", post(enqueue))
         .route("/api/v1/reload", post(reload))
 }
 
@@ -62,6 +63,63 @@ impl From<store::Error> for Problem {
     }
 }
 
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        let status = StatusCode::from_u16(refused.reason.status()).expect("the statuses of reasons are HTTP's");
+        Self { status, code: refused.reason.as_str(), detail: refused.message.into_owned() }
+    }
+}
+
+impl From<EnqueueError> for Problem {
+    fn from(error: EnqueueError) -> Self {
+        let detail = error.to_string();
+        match error {
+            EnqueueError::UnknownQueue { .. } => Self { status: StatusCode::NOT_FOUND, code: "unknown_queue", detail },
+            EnqueueError::UnknownTimer { .. } => Self { status: StatusCode::NOT_FOUND, code: "unknown_timer", detail },
+            EnqueueError::Invalid { .. } => invalid(detail),
+            EnqueueError::Refused(refused) => refused.into(),
+        }
+    }
+}
+
+impl From<bounds::Invalid> for Problem {
+    fn from(error: bounds::Invalid) -> Self {
+        invalid(error.to_string())
+    }
+}
+
+/// A request's JSON body; what cannot be read is a problem like any other.
+pub(super) struct Body<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        Json::<T>::from_request(request, state).await.map(|Json(body)| Self(body)).map_err(|rejection| match rejection
+            .status()
+        {
+            StatusCode::PAYLOAD_TOO_LARGE => Problem {
+                status: StatusCode::PAYLOAD_TOO_LARGE,
+                code: Shed::TooLarge.as_str(),
+                detail: rejection.body_text(),
+            },
+            _ => invalid(rejection.body_text()),
+        })
+    }
+}
+
+/// A request's query; what cannot be read is a problem like any other.
+pub(super) struct Asked<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Asked<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let query = Query::<T>::from_request_parts(parts, state).await;
+        query.map(|Query(query)| Self(query)).map_err(|rejection| invalid(rejection.body_text()))
+    }
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let body = serde_json::json!({
@@ -71,7 +129,12 @@ impl IntoResponse for Problem {
             "code": self.code,
             "detail": self.detail,
         });
-        (self.status, [("content-type", "application/problem+json")], body.to_string()).into_response()
+        let kind = [("content-type", "application/problem+json")];
+        let mut response = (self.status, kind, body.to_string()).into_response();
+        if matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
     }
 }
 
@@ -146,22 +209,24 @@ pub struct TriggerView {
     pub description: String,
     /// Why it cannot do its work at the moment.
     pub degraded: Option<String>,
+    /// When it was paused and why, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<store::Pause>,
 }
 
-fn trigger_views(engine: &Engine) -> Vec<TriggerView> {
-    engine
-        .triggers()
-        .into_iter()
-        .map(|health| TriggerView {
-            description: engine.describe(&health.row),
-            binding: health.row.binding,
-            degraded: health.degraded,
-        })
-        .collect()
+async fn trigger_views(engine: &Engine) -> Result<Vec<TriggerView>, Problem> {
+    let mut paused: HashMap<Binding, store::Pause> = engine.store.paused().await?.into_iter().collect();
+    let triggers = engine.triggers().into_iter().map(|health| TriggerView {
+        description: engine.describe(&health.row),
+        paused: paused.remove(&health.row.binding),
+        binding: health.row.binding,
+        degraded: health.degraded,
+    });
+    Ok(triggers.collect())
 }
 
 async fn functions(State(engine): App) -> Answer<Listing<FunctionView>> {
-    let triggers = trigger_views(&engine);
+    let triggers = trigger_views(&engine).await?;
     let functions = engine.store.functions().await?;
     let view = |row: store::FunctionRow| {
         let version = VersionView::from(row.version);
@@ -174,6 +239,7 @@ async fn functions(State(engine): App) -> Answer<Listing<FunctionView>> {
                 binding: trigger.binding.clone(),
                 description: trigger.description.clone(),
                 degraded: trigger.degraded.clone(),
+                paused: trigger.paused.clone(),
             })
             .collect();
         FunctionView { version, triggers }
@@ -190,7 +256,7 @@ async fn versions(State(engine): App, Path(name): Path<String>) -> Answer<Listin
 }
 
 async fn triggers(State(engine): App) -> Answer<Listing<TriggerView>> {
-    Ok(Json(Listing { items: trigger_views(&engine) }))
+    Ok(Json(Listing { items: trigger_views(&engine).await? }))
 }
 
 #[derive(Debug, Deserialize)]
@@ -260,67 +326,6 @@ async fn trace(State(engine): App, Path(invocation_id): Path<Uuid>) -> Answer<Tr
     Ok(Json(TraceView { invocation_id, attempts }))
 }
 
-/// How an accepted invocation stands.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct InvocationView {
-    /// The invocation.
-    pub invocation_id: Uuid,
-    /// `queued`, `running`, `ok` or `dead`.
-    pub state: String,
-    /// Attempts made or under way.
-    pub attempts: u32,
-    /// When it is due, while it is queued.
-    pub run_at: Option<DateTime<Utc>>,
-    /// The answer, if it ended well; text where it is text, else base64.
-    pub body: Option<String>,
-    /// Why it was given up on.
-    pub reason: Option<String>,
-    /// How far it has come, where it says so.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub progress: Option<trigger_core::Progress>,
-}
-
-async fn invocation(State(engine): App, Path(invocation_id): Path<Uuid>) -> Answer<InvocationView> {
-    let status = engine.dispatcher.status(invocation_id).await.map_err(|refused| Problem {
-        status: StatusCode::SERVICE_UNAVAILABLE,
-        code: refused.reason.as_str(),
-        detail: refused.message.into_owned(),
-    })?;
-    let status = status.ok_or_else(|| Problem::not_found("invocation"))?;
-    let mut view = InvocationView {
-        invocation_id,
-        state: String::new(),
-        attempts: status.attempts,
-        run_at: None,
-        body: None,
-        reason: None,
-        progress: None,
-    };
-    match status.state {
-        StatusState::Queued { run_at } => {
-            view.state = "queued".to_owned();
-            view.run_at = Some(run_at);
-        }
-        StatusState::Running { progress } => {
-            view.state = "running".to_owned();
-            view.progress = progress;
-        }
-        StatusState::Ok { body, .. } => {
-            view.state = "ok".to_owned();
-            view.body = Some(match std::str::from_utf8(&body) {
-                Ok(text) => text.to_owned(),
-                Err(_) => base64::engine::general_purpose::STANDARD.encode(&body),
-            });
-        }
-        StatusState::Dead { reason, .. } => {
-            view.state = "dead".to_owned();
-            view.reason = Some(reason.as_str().to_owned());
-        }
-        StatusState::Cancelled => view.state = "cancelled".to_owned(),
-    }
-    Ok(Json(view))
-}
-
 /// A message to publish. The payload is given once: as text, or in base64.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -352,7 +357,7 @@ pub(super) fn invalid(detail: impl Into<String>) -> Problem {
 }
 
 /// A payload that is given once: as text, or in base64.
-fn decode(text: Option<String>, base64: Option<String>) -> Result<Bytes, Problem> {
+pub(super) fn decode(text: Option<String>, base64: Option<String>) -> Result<Bytes, Problem> {
     match (text, base64) {
         (Some(_), Some(_)) => Err(invalid("give either payload or payload_base64, not both")),
         (Some(text), None) => Ok(Bytes::from(text)),
@@ -364,7 +369,7 @@ fn decode(text: Option<String>, base64: Option<String>) -> Result<Bytes, Problem
     }
 }
 
-fn headers(pairs: Vec<(String, String)>) -> Headers {
+pub(super) fn headers(pairs: Vec<(String, String)>) -> Headers {
     let headers: Vec<_> = pairs.into_iter().map(|(name, value)| (name, Bytes::from(value))).collect();
     if headers.is_empty() { Headers::None } else { Headers::List(headers) }
 }
@@ -384,88 +389,6 @@ async fn publish(State(engine): App, Json(request): Json<PublishRequest>) -> Ans
         Problem { status, code, detail: error.to_string() }
     })?;
     Ok(Json(PublishView { subject: request.subject, bytes }))
-}
-
-/// A job to put in a queue. The payload is given once: as text, or in base64.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EnqueueRequest {
-    /// The payload as text.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub payload: Option<String>,
-    /// The payload in base64.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub payload_base64: Option<String>,
-    /// Media type of the payload.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub content_type: Option<String>,
-    /// Headers, in order.
-    #[serde(default)]
-    pub headers: Vec<(String, String)>,
-    /// Identity of the job: a second one with it is the first one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub key: Option<String>,
-    /// Not before so many seconds have passed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub delay_seconds: Option<f64>,
-    /// Not before this moment.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub run_at: Option<DateTime<Utc>>,
-}
-
-/// A job that is kept.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct EnqueueView {
-    /// Its invocation: the first one's, for a duplicate.
-    pub invocation_id: Uuid,
-    /// Whether a job with its key was kept before.
-    pub duplicate: bool,
-}
-
-/// When a job may run.
-fn due(
-    now: DateTime<Utc>,
-    delay_seconds: Option<f64>,
-    run_at: Option<DateTime<Utc>>,
-) -> Result<Option<DateTime<Utc>>, Problem> {
-    match (delay_seconds, run_at) {
-        (Some(_), Some(_)) => Err(invalid("give either delay_seconds or run_at, not both")),
-        (None, run_at) => Ok(run_at),
-        (Some(seconds), None) => {
-            let delay = std::time::Duration::try_from_secs_f64(seconds)
-                .map_err(|error| invalid(format!("delay_seconds {seconds}: {error}")))?;
-            let due = chrono::TimeDelta::from_std(delay).ok().and_then(|delay| now.checked_add_signed(delay));
-            due.map(Some).ok_or_else(|| invalid(format!("delay_seconds {seconds}: too far ahead")))
-        }
-    }
-}
-
-async fn enqueue(
-    State(engine): App,
-    Path(queue): Path<String>,
-    Json(request): Json<EnqueueRequest>,
-) -> Result<(StatusCode, Json<EnqueueView>), Problem> {
-    let Some(jobs) = engine.jobs.clone() else { return Err(Problem::not_found("job queue in this build")) };
-    let job = NewJob {
-        payload: decode(request.payload, request.payload_base64)?,
-        content_type: request.content_type.map(String::into_boxed_str),
-        headers: headers(request.headers),
-        key: request.key.map(String::into_boxed_str),
-        run_at: due(engine.clock.now(), request.delay_seconds, request.run_at)?,
-    };
-    let accepted = jobs.enqueue(&queue, job).await.map_err(|error| {
-        let (status, code) = match &error {
-            EnqueueError::UnknownQueue { .. } => (StatusCode::NOT_FOUND, "unknown_queue"),
-            EnqueueError::Invalid { .. } => (StatusCode::BAD_REQUEST, "invalid"),
-            EnqueueError::Refused(refused) => match refused.reason {
-                Shed::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, refused.reason.as_str()),
-                reason => (StatusCode::SERVICE_UNAVAILABLE, reason.as_str()),
-            },
-        };
-        Problem { status, code, detail: error.to_string() }
-    })?;
-    let view = EnqueueView { invocation_id: accepted.invocation_id, duplicate: accepted.duplicate };
-    Ok((StatusCode::ACCEPTED, Json(view)))
 }
 
 /// What a reload did.

@@ -8,6 +8,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use trigger_core::Binding;
 
 use super::clock::ClockView;
 use crate::engine::Engine;
@@ -56,6 +57,17 @@ fn escape(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
+/// The labels of a trigger.
+fn labels(binding: &Binding) -> String {
+    format!(
+        "namespace=\"{}\",function=\"{}\",trigger=\"{}\",kind=\"{}\"",
+        escape(&binding.namespace),
+        escape(&binding.function_name),
+        escape(&binding.trigger_id),
+        binding.trigger_type
+    )
+}
+
 async fn metrics(State(engine): State<Arc<Engine>>) -> Response {
     let mut text = String::new();
     let mut family = |name: &str, kind: &str, help: &str, samples: Vec<(String, u64)>| {
@@ -68,13 +80,7 @@ async fn metrics(State(engine): State<Arc<Engine>>) -> Response {
     let mut outcomes = Vec::new();
     let mut retries = Vec::new();
     for (binding, counters) in engine.dispatcher.ledger().all() {
-        let labels = format!(
-            "namespace=\"{}\",function=\"{}\",trigger=\"{}\",kind=\"{}\"",
-            escape(&binding.namespace),
-            escape(&binding.function_name),
-            escape(&binding.trigger_id),
-            binding.trigger_type
-        );
+        let labels = labels(&binding);
         for (name, reason, count) in counters.read() {
             match name {
                 "accepted" => accepted.push((format!("{{{labels}}}"), count)),
@@ -95,6 +101,19 @@ async fn metrics(State(engine): State<Arc<Engine>>) -> Response {
         family("tripline_queue_depth", "gauge", "Rows that wait.", plain(depths.queued));
         family("tripline_dead_letters", "gauge", "Dead letters kept.", plain(depths.dead));
         family("tripline_outbox_depth", "gauge", "Messages the bus has not taken yet.", plain(depths.outbox));
+    }
+    engine.dispatcher.tell_ledger().await;
+    if let Ok(ledger) = engine.store.ledger().await {
+        let now = engine.clock.now();
+        let (mut lags, mut drifts) = (Vec::new(), Vec::new());
+        for row in ledger {
+            let labels = format!("{{{}}}", labels(&row.binding));
+            let lag = row.oldest_due.map_or(0, |due| (now - due).num_seconds().max(0).unsigned_abs());
+            lags.push((labels.clone(), lag));
+            drifts.push((labels, row.drift().unsigned_abs()));
+        }
+        family("tripline_queue_lag_seconds", "gauge", "How long ago the oldest row that waits was due.", lags);
+        family("tripline_ledger_drift", "gauge", "Events that are accepted and nowhere, or counted twice.", drifts);
     }
     let chores = engine.housekeeping.counts();
     let removed = chores.removed().into_iter().map(|(what, count)| (format!("{{what=\"{what}\"}}"), count));

@@ -49,6 +49,16 @@ impl Client {
         self.call(Method::POST, path, serde_json::to_vec(body)?.into()).await
     }
 
+    /// Makes a resource what the body says.
+    pub async fn put<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> anyhow::Result<T> {
+        self.call(Method::PUT, path, serde_json::to_vec(body)?.into()).await
+    }
+
+    /// Removes a resource.
+    pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        self.call(Method::DELETE, path, Bytes::new()).await
+    }
+
     async fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<T> {
         let request = Request::builder()
             .method(method)

@@ -8,14 +8,10 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use uuid::Uuid;
 
+use super::Publish;
 use super::client::{Client, encode};
-use super::{Enqueue, Publish};
-use crate::admin::{
-    EnqueueRequest, EnqueueView, FunctionView, InvocationView, Listing, PublishRequest, PublishView, ReloadView,
-    TriggerView, VersionView,
-};
+use crate::admin::{FunctionView, Listing, PublishRequest, PublishView, ReloadView, VersionView};
 
 /// Prints a line. A reader that went away (`| head`) is no error.
 pub(super) fn line(text: impl AsRef<str>) {
@@ -45,7 +41,7 @@ pub(super) fn print(table: &Table, when_empty: &str) {
     }
 }
 
-async fn listing<T: DeserializeOwned>(client: &Client, path: &str) -> anyhow::Result<Listing<T>> {
+pub(super) async fn listing<T: DeserializeOwned>(client: &Client, path: &str) -> anyhow::Result<Listing<T>> {
     client.get(path).await
 }
 
@@ -61,7 +57,7 @@ pub(super) async fn reload(client: &Client) -> anyhow::Result<()> {
 }
 
 /// A payload as it was typed, or standard input for `-`: text where it is text, base64 otherwise.
-fn payload(typed: String) -> anyhow::Result<(Option<String>, Option<String>)> {
+pub(super) fn payload(typed: String) -> anyhow::Result<(Option<String>, Option<String>)> {
     let bytes = if typed == "-" {
         let mut bytes = Vec::new();
         std::io::stdin().lock().read_to_end(&mut bytes).context("cannot read standard input")?;
@@ -75,35 +71,19 @@ fn payload(typed: String) -> anyhow::Result<(Option<String>, Option<String>)> {
     })
 }
 
-pub(super) async fn enqueue(job: Enqueue) -> anyhow::Result<()> {
-    let client = Client::new(&job.remote)?;
-    let (payload, payload_base64) = payload(job.payload)?;
-    let request = EnqueueRequest {
-        payload,
-        payload_base64,
-        content_type: job.content_type,
-        key: job.key,
-        delay_seconds: job.delay,
-        run_at: job.at,
-        ..EnqueueRequest::default()
-    };
-    let view: EnqueueView = client.post(&format!("/api/v1/jobs/{}", encode(&job.queue)), &request).await?;
-    if client.json {
-        return json(&view);
-    }
-    let known = if view.duplicate { " (there already)" } else { "" };
-    line(format!("{}{known}", view.invocation_id));
-    Ok(())
+/// Headers as they were typed.
+pub(super) fn headers(typed: &[String]) -> anyhow::Result<Vec<(String, String)>> {
+    let headers = typed.iter().map(|header| match header.split_once(':') {
+        Some((name, value)) => Ok((name.trim().to_owned(), value.trim().to_owned())),
+        None => bail!("header {header:?} is not of the form \"name: value\""),
+    });
+    headers.collect()
 }
 
 pub(super) async fn publish(publish: Publish) -> anyhow::Result<()> {
     let client = Client::new(&publish.remote)?;
     let (payload, payload_base64) = payload(publish.payload)?;
-    let headers = publish.headers.iter().map(|header| match header.split_once(':') {
-        Some((name, value)) => Ok((name.trim().to_owned(), value.trim().to_owned())),
-        None => bail!("header {header:?} is not of the form \"name: value\""),
-    });
-    let headers = headers.collect::<anyhow::Result<_>>()?;
+    let headers = headers(&publish.headers)?;
     let request = PublishRequest { subject: publish.subject, payload, payload_base64, headers };
     let view: PublishView = client.post("/api/v1/publish", &request).await?;
     if client.json {
@@ -155,43 +135,6 @@ pub(super) async fn versions(client: &Client, function: &str) -> anyhow::Result<
         ]);
     }
     print(&table, "no versions");
-    Ok(())
-}
-
-pub(super) async fn triggers(client: &Client) -> anyhow::Result<()> {
-    let triggers: Listing<TriggerView> = listing(client, "/api/v1/triggers").await?;
-    if client.json {
-        return json(&triggers);
-    }
-    let mut table = table(&["FUNCTION", "TRIGGER", "KIND", "LISTENS TO", "HEALTH"]);
-    for trigger in &triggers.items {
-        table.add_row([
-            &*trigger.binding.function_name,
-            &*trigger.binding.trigger_id,
-            trigger.binding.trigger_type.as_str(),
-            &trigger.description,
-            trigger.degraded.as_deref().unwrap_or("ok"),
-        ]);
-    }
-    print(&table, "no triggers");
-    Ok(())
-}
-
-pub(super) async fn status(client: &Client, invocation: Uuid) -> anyhow::Result<()> {
-    let view: InvocationView = client.get(&format!("/api/v1/invocations/{invocation}")).await?;
-    if client.json {
-        return json(&view);
-    }
-    line(format!("{} after {} attempt(s)", view.state, view.attempts));
-    if let Some(run_at) = view.run_at {
-        line(format!("due {run_at}"));
-    }
-    if let Some(reason) = &view.reason {
-        line(format!("reason {reason}; see `tripline dlq show {invocation}`"));
-    }
-    if let Some(body) = &view.body {
-        line(body);
-    }
     Ok(())
 }
 

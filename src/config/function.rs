@@ -17,7 +17,7 @@ use crate::kinds::{Kinds, inline_schema};
 const MAX_FUNCTIONS: usize = 4096;
 /// The longest value of an environment variable, in bytes.
 const MAX_VARIABLE_BYTES: usize = 64 << 10;
-/// The most variables of a function, and the most patterns that it may publish on.
+/// The most variables of a function, and the most patterns of one kind that it is granted.
 const MAX_ENTRIES: usize = 1024;
 
 /// The failures that are retried unless a definition excepts them; all others never are.
@@ -226,24 +226,24 @@ impl Checker<'_> {
             let message = format!("{} is not a subject: {why}", words::quoted(topic));
             self.wrong(&["dlq_topic"], message, "write words with dots between them: \"dead.orders\"");
         }
-        self.publish(&typed.allow.publish);
+        self.grants("publish", "subjects", &typed.allow.publish, "orders.*.created");
+        self.grants("jobs", "queues", &typed.allow.jobs, "mail.*");
+        self.grants("timers", "timers", &typed.allow.timers, "reminders.*");
         self.environment(&typed.env_vars);
     }
 
-    fn publish(&mut self, patterns: &[String]) {
+    /// What one key of `allow` grants: `what` by patterns, such as `example`.
+    fn grants(&mut self, key: &'static str, what: &str, patterns: &[String], example: &str) {
         if patterns.len() > MAX_ENTRIES {
             let message = format!("a function has at most {MAX_ENTRIES} patterns, this one has {}", patterns.len());
-            return self.wrong(&["allow", "publish"], message, "use wildcards");
+            return self.wrong(&["allow", key], message, "use wildcards");
         }
         for (index, pattern) in patterns.iter().enumerate() {
             if let Err(why) = subject::check_pattern(pattern) {
-                let path = below(self.path, ["allow".into(), "publish".into(), index.into()]);
-                let message = format!("{} is not a pattern of subjects: {why}", words::quoted(pattern));
-                self.found.value(
-                    path,
-                    message,
-                    "\"*\" stands for one word, \">\" for all that follow: \"orders.*.created\"",
-                );
+                let path = below(self.path, ["allow".into(), key.into(), index.into()]);
+                let message = format!("{} is not a pattern of {what}: {why}", words::quoted(pattern));
+                let help = format!("\"*\" stands for one word, \">\" for all that follow: \"{example}\"");
+                self.found.value(path, message, help);
             }
         }
     }

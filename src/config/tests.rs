@@ -18,7 +18,7 @@ pub(super) fn kinds() -> Kinds {
 /// The kinds of this build, with nothing behind them, but jobs: their word is the fake kind's.
 pub(super) fn real_kinds() -> Kinds {
     #[cfg_attr(
-        not(any(feature = "http", feature = "pubsub", feature = "cron")),
+        not(any(feature = "http", feature = "pubsub", feature = "cron", feature = "timer")),
         expect(unused_mut, reason = "there is nothing to add")
     )]
     let mut kinds = Kinds::new();
@@ -28,6 +28,8 @@ pub(super) fn real_kinds() -> Kinds {
     kinds.add(trigger_pubsub::Pubsub::checks_only(true)).unwrap();
     #[cfg(feature = "cron")]
     kinds.add(trigger_cron::Cron::default()).unwrap();
+    #[cfg(feature = "timer")]
+    kinds.add(trigger_timer::Timer::default()).unwrap();
     kinds
 }
 

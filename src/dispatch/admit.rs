@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::ledger::Counters;
 use super::{Dispatcher, RETRY_AFTER, needs_caller, store_refused};
-use crate::store::{self, Accept, Admitted, Claim, Claimed, Lease, QueueFilter, QueuedInvocation};
+use crate::store::{self, Accept, Admitted, Claim, Claimed, Lease, QueueFilter, QueueRow, QueuedInvocation};
 
 impl Dispatcher {
     /// Accepts one event.
@@ -94,7 +94,7 @@ impl Dispatcher {
 
     /// Commits events. Where nothing waits that they would overtake and there is room for all of them, those that are
     /// due are claimed in the same commit: they run without being read back.
-    async fn commit(
+    pub(super) async fn commit(
         &self,
         queued: &[QueuedInvocation],
         max_backlog: Option<u64>,
@@ -120,6 +120,7 @@ impl Dispatcher {
     /// Room for these events to run at once: for all of them, or none.
     fn permits_for(&self, queued: &[QueuedInvocation], now: DateTime<Utc>) -> Vec<OwnedSemaphorePermit> {
         let at_once = self.backlog.is_empty()
+            && !self.draining.is_cancelled()
             && queued.iter().all(|queued| queued.run_at <= now && self.gates.is_open(&queued.invocation.binding));
         if !at_once {
             return Vec::new();
@@ -130,7 +131,7 @@ impl Dispatcher {
     }
 
     /// What a source is told of its event, and what follows.
-    fn admitted(
+    pub(super) fn admitted(
         self: &Arc<Self>,
         counters: &Counters,
         queued: QueuedInvocation,
@@ -188,8 +189,8 @@ impl Dispatcher {
         Ok(cancelled)
     }
 
-    /// Takes every event of a trigger back that is queued or running.
-    pub(super) async fn cancel_all(&self, binding: Binding) -> Result<u64, Refused> {
+    /// Takes every event of a trigger back that is queued or running and `which` picks.
+    pub(super) async fn cancel_all(&self, binding: Binding, which: impl Fn(&QueueRow) -> bool) -> Result<u64, Refused> {
         let mut filter = QueueFilter {
             namespace: Some(binding.namespace.into()),
             function_name: Some(binding.function_name.into()),
@@ -201,7 +202,7 @@ impl Dispatcher {
         let mut count = 0;
         loop {
             let page = self.store.queue(filter.clone()).await.map_err(|error| store_refused(&error))?;
-            for row in &page {
+            for row in page.iter().filter(|row| which(row)) {
                 let cancelled = self.cancel_event(row.invocation_id).await?;
                 count += u64::from(matches!(cancelled, Cancelled::Cancelled | Cancelled::Asked));
             }

@@ -7,16 +7,17 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
-use trigger_core::{DeadReason, Failure, FailureCode, Response, Status, StatusState};
+use trigger_core::{Binding, DeadReason, Failure, FailureCode, Progress, Response, Status, StatusState};
 use uuid::Uuid;
 
 use super::retry::Decision;
 use super::running::Running;
 use super::{Dispatcher, decide};
+use crate::executor::Effects;
 use crate::functions::{Route, Version};
-use crate::store::{self, Claim, ClaimRequest, Claimed, FailedAttempt, Pause, Settle};
+use crate::store::{self, Claim, ClaimRequest, Claimed, FailedAttempt, Pause, QueuedInvocation, Settle};
 
 /// Rows claimed at once.
 const BATCH: usize = 256;
@@ -317,7 +318,12 @@ impl Dispatcher {
         }
         row.running.wait = row.running.invocation.received.elapsed();
         row.running.version = Some(version.clone());
-        let result = self.attempt(&mut row.running, slot).await;
+        let (progress, told) = watch::channel(Progress::default());
+        let result = tokio::select! {
+            biased;
+            result = self.attempt(&mut row.running, slot, Some(progress)) => result,
+            never = self.keep_progress(claim, told) => match never {},
+        };
         row.running.settle_began = Some(Instant::now());
         match result {
             None => self.hand_back(row).await,
@@ -332,13 +338,16 @@ impl Dispatcher {
     }
 
     async fn complete(&self, mut row: Row<'_>, response: Response) {
-        let effects = std::mem::take(&mut row.running.effects);
+        let Effects { messages: effects, events } = std::mem::take(&mut row.running.effects);
         let published = !effects.is_empty();
+        let caused: Vec<Arc<Binding>> = events.iter().map(|event| event.binding.clone()).collect();
+        let events = events.into_iter().map(QueuedInvocation::new).collect();
         let ttl = row.running.invocation.terms.as_ref().and_then(|terms| terms.result_ttl_seconds);
         let ttl = ttl.map_or(self.settings.results_keep, |seconds| Duration::from_secs(seconds.into()));
         let keep_until = (!ttl.is_zero()).then(|| self.now() + ttl);
-        let settle = Settle::Ok { response: response.clone(), keep_until, effects, events: Vec::new() };
+        let settle = Settle::Ok { response: response.clone(), keep_until, effects, events };
         if self.settle(row.claim, settle).await {
+            self.caused(&caused);
             let (binding, attempts) = (row.running.invocation.binding.clone(), row.running.invocation.attempt);
             self.waiters.ended(row.claim.invocation_id, || Status {
                 binding: (*binding).clone(),

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use trigger_core::clock::Busy;
-use trigger_core::{Answer, Custody, DeadReason, Failure, InvocationContext, Message, Response, Shed, SkipReason};
+use trigger_core::{Answer, Custody, DeadReason, Failure, InvocationContext, Response, Shed, SkipReason};
 
 use super::ledger::{Counters, Outcomes};
 use super::retry::Decision;
 use super::{Dispatcher, RETRY_AFTER};
+use crate::executor::Effects;
 use crate::functions::Version;
 use crate::store::{self, FailedAttempt};
 use crate::traces::{Failed, Outcome, Phases, Record};
@@ -30,7 +31,7 @@ pub(super) struct Running<'a> {
     pub(super) run: Duration,
     pub(super) settle_began: Option<Instant>,
     pub(super) memory_peak_bytes: u64,
-    pub(super) effects: Vec<Message>,
+    pub(super) effects: Effects,
     pub(super) detail: Option<Box<crate::executor::Detail>>,
     pub(super) ended: bool,
     /// Whether a shutdown cut it and it was put in the queue.
@@ -59,7 +60,7 @@ impl<'a> Running<'a> {
             run: Duration::ZERO,
             settle_began: None,
             memory_peak_bytes: 0,
-            effects: Vec::new(),
+            effects: Effects::default(),
             detail: None,
             ended: false,
             kept_at_shutdown: false,

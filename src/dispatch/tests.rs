@@ -14,12 +14,13 @@ use trigger_core::{
 use super::{Dispatcher, Parts, Settings};
 use crate::bus::memory::MemoryBus;
 use crate::executor::native::NativeExecutor;
-use crate::executor::{Abi, Attempt};
+use crate::executor::{Abi, Attempt, Effects};
 use crate::functions::{Definition, Digest, Jitter, Registry, Versions};
 use crate::store::sqlite::{SqliteSettings, SqliteStore};
 use crate::store::{DeadLetterPage, Deploy, Redriven, Store};
 use crate::traces::{Outcome, Ring};
 
+mod effects;
 mod on_a_virtual_clock;
 
 struct Rig {
@@ -117,7 +118,7 @@ fn native_attempt(result: Result<Response, Failure>) -> Attempt {
         instantiate: Duration::ZERO,
         run: Duration::from_micros(1),
         memory_peak_bytes: 0,
-        effects: Vec::new(),
+        effects: Effects::default(),
         detail: None,
     }
 }
@@ -231,7 +232,8 @@ async fn what_a_guest_publishes_is_sent_on_success_and_dropped_on_failure() {
             let result = if number == 1 { Err(guest_error()) } else { Ok(Response::default()) };
             let payload = Bytes::from(format!("from attempt {number}"));
             let effect = Message { subject: "made".into(), payload, ..Message::default() };
-            Attempt { effects: vec![effect], ..native_attempt(result) }
+            let effects = Effects { messages: vec![effect], events: Vec::new() };
+            Attempt { effects, ..native_attempt(result) }
         })
     });
     let rig = Rig::new(definition(), Settings::default(), executor).await;

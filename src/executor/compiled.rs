@@ -12,7 +12,7 @@ use super::{Abi, ModuleError, command, component, inspect, reactor, wasi};
 
 /// What guests may import.
 pub(super) struct Linkers {
-    /// The interfaces of `wit/tripline.wit` alone: nothing in them waits.
+    /// The interfaces of `wit/tripline.wit` alone: nothing in them waits, but in `jobs` and `timers`.
     ours: wasmtime::component::Linker<Guest>,
     /// Those and WASI 0.2.
     wide: wasmtime::component::Linker<Guest>,
@@ -85,6 +85,8 @@ pub(super) enum Linked {
         handle: ComponentExportIndex,
         /// Whether it imports WASI, and so may wait.
         wasi: bool,
+        /// Whether it imports `jobs` or `timers`, and so may wait for the store.
+        work: bool,
     },
     Http {
         pre: ProxyPre<Guest>,
@@ -97,6 +99,17 @@ pub(super) enum Linked {
     Reactor {
         pre: wasmtime::InstancePre<Guest>,
     },
+}
+
+impl Linked {
+    /// Whether the guest may ask for jobs and timers.
+    pub(super) fn works(&self) -> bool {
+        match self {
+            Linked::Component { work, .. } => *work,
+            Linked::Http { asks, .. } => *asks,
+            Linked::Command { .. } | Linked::Reactor { .. } => false,
+        }
+    }
 }
 
 impl std::fmt::Debug for Compiled {
@@ -141,7 +154,8 @@ fn link_component(linkers: &Linkers, component: &Component) -> wasmtime::Result<
         .get_export_index(None, inspect::HANDLE)
         .ok_or_else(|| wasmtime::format_err!("it does not export `{}`", inspect::HANDLE))?;
     component::check(component)?;
-    Ok(Linked::Component { pre, handle, wasi })
+    let work = ["tripline:function/jobs@", "tripline:function/timers@"].iter().any(|name| imports(component, name));
+    Ok(Linked::Component { pre, handle, wasi, work })
 }
 
 fn imports(component: &Component, prefix: &str) -> bool {

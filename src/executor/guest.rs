@@ -4,13 +4,15 @@ use std::time::Instant;
 
 use std::sync::Arc;
 
-use trigger_core::{HttpParts, InvocationContext, Message};
+use tokio::sync::watch;
+use trigger_core::{HttpParts, InvocationContext, Progress};
+use uuid::Uuid;
 use wasmtime::{Engine, ResourceLimiter, Store};
 
 use super::logs::Logs;
 use super::wasi::Wasi;
 use super::wasm::Bounds;
-use super::{Detail, HostOp, MAX_HOST_OPS};
+use super::{Detail, Effects, HostOp, MAX_HOST_OPS, Services};
 use crate::functions::Version;
 
 scoped_tls::scoped_thread_local!(
@@ -36,11 +38,35 @@ pub(super) struct Guest {
     pub(super) logs: Logs,
     pub(super) host_ops: Vec<HostOp>,
     pub(super) host_ops_truncated: bool,
-    pub(super) effects: Vec<Message>,
+    pub(super) effects: Effects,
     pub(super) effect_bytes: usize,
+    /// For modules that import `jobs` or `timers`.
+    pub(super) work: Option<Box<Work>>,
     pub(super) http: Option<Box<HttpParts>>,
     /// For modules that import WASI.
     pub(super) wasi: Option<Box<Wasi>>,
+}
+
+/// What `jobs` and `timers` work with.
+pub(super) struct Work {
+    pub(super) services: Arc<Services>,
+    /// Where progress goes, if somebody wants to know.
+    pub(super) progress: Option<watch::Sender<Progress>>,
+    /// The timers among the events that are held back.
+    pub(super) timers: Vec<HeldTimer>,
+}
+
+impl Work {
+    pub(super) fn new(services: Arc<Services>, progress: Option<watch::Sender<Progress>>) -> Box<Self> {
+        Box::new(Self { services, progress, timers: Vec::new() })
+    }
+}
+
+/// A timer that the guest set in this very attempt.
+pub(super) struct HeldTimer {
+    pub(super) timer: String,
+    pub(super) key: String,
+    pub(super) id: Uuid,
 }
 
 impl Guest {
@@ -56,8 +82,9 @@ impl Guest {
             deadline,
             host_ops: Vec::new(),
             host_ops_truncated: false,
-            effects: Vec::new(),
+            effects: Effects::default(),
             effect_bytes: 0,
+            work: None,
             http: None,
             wasi: None,
         }

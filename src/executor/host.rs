@@ -1,9 +1,12 @@
 //! The host's side of `wit/tripline.wit`: what a guest may ask for.
 
+mod events;
+mod jobs;
 mod messaging;
 mod questions;
 #[cfg(test)]
 mod tests;
+mod timers;
 
 use std::borrow::Cow;
 use std::time::Instant;
@@ -18,7 +21,15 @@ use super::guest::Guest;
 /// The interfaces as wasmtime sees them.
 #[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated from wit/tripline.wit, which has the text")]
 pub(super) mod bindings {
-    wasmtime::component::bindgen!({ path: "wit", world: "function" });
+    wasmtime::component::bindgen!({
+        path: "wit",
+        world: "function",
+        // They ask the store. A component that imports neither is still called without a fiber.
+        imports: {
+            "tripline:function/jobs.cancel": async,
+            "tripline:function/timers.cancel": async,
+        },
+    });
 }
 
 use bindings::tripline::function::{environment, http_response, log, types};

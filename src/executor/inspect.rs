@@ -19,6 +19,8 @@ const OFFERED: &[&str] = &[
     "tripline:function/invocation@0.1.",
     "tripline:function/environment@0.1.",
     "tripline:function/messaging@0.1.",
+    "tripline:function/jobs@0.1.",
+    "tripline:function/timers@0.1.",
     "tripline:function/http-response@0.1.",
     "wasi:io/",
     "wasi:clocks/",

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use trigger_core::{BoxFuture, Failure, FailureCode, InvocationContext};
+use tokio::sync::watch;
+use trigger_core::{BoxFuture, Failure, FailureCode, InvocationContext, Progress};
 
 use super::{Abi, Attempt, Executor, Inspection, ModuleError};
 use crate::functions::Version;
 
 /// What is called for every attempt.
-type Handler = Box<dyn Fn(&InvocationContext) -> BoxFuture<'static, Attempt> + Send + Sync>;
+type Handler =
+    Box<dyn Fn(&InvocationContext, Option<watch::Sender<Progress>>) -> BoxFuture<'static, Attempt> + Send + Sync>;
 
 /// Makes every attempt by calling one handler. Which function is meant, the invocation's binding says.
 pub struct NativeExecutor {
@@ -21,6 +23,17 @@ impl NativeExecutor {
     pub fn new<F>(handler: F) -> Self
     where
         F: Fn(&InvocationContext) -> BoxFuture<'static, Attempt> + Send + Sync + 'static,
+    {
+        Self::telling(move |invocation, _| handler(invocation))
+    }
+
+    /// An executor whose `handler` is given what it may tell its progress by, where somebody wants to know.
+    pub fn telling<F>(handler: F) -> Self
+    where
+        F: Fn(&InvocationContext, Option<watch::Sender<Progress>>) -> BoxFuture<'static, Attempt>
+            + Send
+            + Sync
+            + 'static,
     {
         Self { handler: Box::new(handler) }
     }
@@ -41,9 +54,10 @@ impl Executor for NativeExecutor {
         version: &'a Arc<Version>,
         invocation: &'a InvocationContext,
         deadline: Instant,
+        progress: Option<watch::Sender<Progress>>,
     ) -> BoxFuture<'a, Attempt> {
         Box::pin(async move {
-            match tokio::time::timeout_at(deadline.into(), (self.handler)(invocation)).await {
+            match tokio::time::timeout_at(deadline.into(), (self.handler)(invocation, progress)).await {
                 Ok(attempt) => attempt,
                 Err(_) => Attempt::failed(Failure::new(
                     FailureCode::Timeout,

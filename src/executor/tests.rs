@@ -1,7 +1,9 @@
 //! The executor with real guests.
 
 mod compiled;
+pub(super) mod fakes;
 mod limits;
+mod work;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -63,7 +65,7 @@ impl Rig {
 
     async fn attempt(&self, invocation: &InvocationContext) -> Attempt {
         let deadline = Instant::now() + self.version.timeout;
-        self.executor.attempt(&self.version, invocation, deadline).await
+        self.executor.attempt(&self.version, invocation, deadline, None).await
     }
 
     /// The code that a call fails with.
@@ -232,6 +234,6 @@ async fn a_native_handler_has_a_deadline_too() {
     let executor = super::native::NativeExecutor::new(|_| Box::pin(std::future::pending()));
     let rig = Rig::new(guest("steer.wat"));
     let deadline = Instant::now() + Duration::from_millis(10);
-    let attempt = executor.attempt(&rig.version, &event(Kind::Job, ""), deadline).await;
+    let attempt = executor.attempt(&rig.version, &event(Kind::Job, ""), deadline, None).await;
     assert_eq!(attempt.result.unwrap_err().code, FailureCode::Timeout);
 }

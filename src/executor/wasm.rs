@@ -7,7 +7,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
-use trigger_core::{BoxFuture, Failure, FailureCode, InvocationContext, Response};
+use tokio::sync::watch;
+use trigger_core::{BoxFuture, Failure, FailureCode, InvocationContext, Progress, Response};
 use wasmtime::component::{ComponentExportIndex, InstancePre};
 use wasmtime::{Engine, Store, Trap, UpdateDeadline};
 
@@ -17,9 +18,12 @@ use super::disk::{Cleaned, DiskCache};
 use super::engine::{Allocation, engine, start_clock};
 use super::failure::{panicked, timeout};
 use super::fiber::{GuestThreads, Overran};
-use super::guest::{Guest, lend};
+use super::guest::{self, Guest, lend};
 use super::wasi::Wasi;
-use super::{Attempt, Executor, Inspection, ModuleError, ModuleSource, command, component, http, inspect, reactor};
+use super::{
+    Attempt, Effects, Executor, Inspection, ModuleError, ModuleSource, Services, command, component, http, inspect,
+    reactor,
+};
 use crate::functions::{Digest, Version};
 
 /// Ticks that a guest has on its caller's thread. Two are at least one whole one: the next tick may come at once.
@@ -40,7 +44,7 @@ pub struct ExecutorConfig {
     pub max_cached_modules: usize,
     /// Bytes of compiled code kept in memory.
     pub max_cached_bytes: usize,
-    /// What attempts may publish.
+    /// What attempts may ask for.
     pub bounds: Bounds,
 }
 
@@ -58,14 +62,14 @@ impl Default for ExecutorConfig {
     }
 }
 
-/// What one attempt may publish.
+/// What one attempt may ask for.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     /// The largest message, headers included, in bytes.
     pub max_message_bytes: usize,
-    /// Messages of one attempt.
+    /// Messages, jobs and timers of one attempt together.
     pub max_effects: usize,
-    /// Bytes of all messages of one attempt.
+    /// Bytes of all of them, headers included.
     pub max_effect_bytes: usize,
 }
 
@@ -106,6 +110,7 @@ pub struct WasmExecutor {
     inner: Arc<Inner>,
     threads: GuestThreads,
     allocation: Allocation,
+    services: Arc<Services>,
 }
 
 /// What the making of compiled code needs; it may outlast whoever asked for it.
@@ -121,13 +126,13 @@ struct Inner {
 }
 
 impl WasmExecutor {
-    /// An executor that gets modules from `source`.
+    /// An executor that gets modules from `source`, and whose guests find no queues and no timers.
     pub fn new(config: ExecutorConfig, source: Arc<dyn ModuleSource>) -> Result<Self, SetupError> {
-        Self::on(Machine::new(config)?, source)
+        Self::on(Machine::new(config)?, source, Services::default())
     }
 
     /// An executor on this machine.
-    pub fn on(machine: Machine, source: Arc<dyn ModuleSource>) -> Result<Self, SetupError> {
+    pub fn on(machine: Machine, source: Arc<dyn ModuleSource>, services: Services) -> Result<Self, SetupError> {
         let Machine { engine, allocation, linkers, config } = machine;
         start_clock(&engine).map_err(|error| SetupError(format!("cannot start the guests' clock: {error}")))?;
         let disk = config.cache_dir.as_deref().and_then(|directory| {
@@ -147,7 +152,7 @@ impl WasmExecutor {
             compiling: tokio::sync::Semaphore::new(1),
             engine,
         };
-        Ok(Self { inner: Arc::new(inner), threads: GuestThreads::default(), allocation })
+        Ok(Self { inner: Arc::new(inner), threads: GuestThreads::default(), allocation, services: Arc::new(services) })
     }
 
     /// The engine that guests run on.
@@ -185,7 +190,13 @@ impl WasmExecutor {
         Ok(compiled)
     }
 
-    async fn run(&self, version: &Arc<Version>, invocation: &InvocationContext, deadline: Instant) -> Attempt {
+    async fn run(
+        &self,
+        version: &Arc<Version>,
+        invocation: &InvocationContext,
+        deadline: Instant,
+        progress: Option<watch::Sender<Progress>>,
+    ) -> Attempt {
         let limit = version.definition.max_input_bytes;
         if invocation.payload.len() as u64 > limit {
             let message = format!("the payload has {} bytes, the function takes {limit}", invocation.payload.len());
@@ -209,7 +220,7 @@ impl WasmExecutor {
             }
         };
         let mut overran = Duration::ZERO;
-        if let Linked::Component { pre, handle, wasi: false } = &compiled.linked
+        if let Linked::Component { pre, handle, wasi: false, work: false } = &compiled.linked
             && version.pace.is_quick()
         {
             let began = Instant::now();
@@ -221,7 +232,7 @@ impl WasmExecutor {
             overran = began.elapsed();
         }
         // Boxed, so that quick calls do not carry its room about.
-        let mut attempt = Box::pin(self.call_on_fiber(compiled, version, invocation, deadline)).await;
+        let mut attempt = Box::pin(self.call_on_fiber(compiled, version, invocation, deadline, progress)).await;
         attempt.load = load;
         attempt.run += overran;
         attempt
@@ -264,13 +275,14 @@ impl WasmExecutor {
         version: &Arc<Version>,
         invocation: &InvocationContext,
         deadline: Instant,
+        progress: Option<watch::Sender<Progress>>,
     ) -> Attempt {
         let overran = Overran::default();
-        let call = Call {
-            engine: self.inner.engine.clone(),
-            guest: Guest::new(version.clone(), self.inner.config.bounds, deadline),
-            overran: overran.clone(),
-        };
+        let mut guest = Guest::new(version.clone(), self.inner.config.bounds, deadline);
+        if compiled.linked.works() {
+            guest.work = Some(guest::Work::new(self.services.clone(), progress));
+        }
+        let call = Call { engine: self.inner.engine.clone(), guest, overran: overran.clone() };
         let work = call.begin(compiled, invocation);
         let at_once = !version.pace.is_quick();
         let attempt = self.threads.run(work, &overran, at_once).await;
@@ -405,7 +417,7 @@ fn account(
         instantiate: ready - began,
         run: ended - ready,
         memory_peak_bytes: guest.limits.memory_peak as u64,
-        effects: if result.is_ok() { std::mem::take(&mut guest.effects) } else { Vec::new() },
+        effects: if result.is_ok() { std::mem::take(&mut guest.effects) } else { Effects::default() },
         detail: guest.detail(),
         result,
     }
@@ -472,7 +484,8 @@ impl Executor for WasmExecutor {
         version: &'a Arc<Version>,
         invocation: &'a InvocationContext,
         deadline: Instant,
+        progress: Option<watch::Sender<Progress>>,
     ) -> BoxFuture<'a, Attempt> {
-        Box::pin(self.run(version, invocation, deadline))
+        Box::pin(self.run(version, invocation, deadline, progress))
     }
 }

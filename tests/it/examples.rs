@@ -45,7 +45,13 @@ async fn the_quickstart_says_what_is_live_and_does_what_its_readme_says() {
     let orders = &project.admin("/api/v1/traces?function=orders").await["items"][0];
     assert_eq!(receipt["parent"], orders["invocation_id"], "the message says what caused it");
     assert_eq!(receipt["trace_id"], orders["trace_id"]);
-    assert_eq!(orders["detail"]["host_ops"][0]["op"], "publish");
+    let ops = |trace: &serde_json::Value| -> Vec<String> {
+        let ops = trace["detail"]["host_ops"].as_array().unwrap().iter();
+        ops.map(|op| format!("{} {}", op["op"].as_str().unwrap(), op["target"].as_str().unwrap())).collect()
+    };
+    assert_eq!(ops(orders), ["set-timer reminders/7", "publish orders.7.created"]);
+    assert_eq!(ops(receipt), ["cancel-timer reminders/7"]);
+    assert_eq!(project.json(&["timers", "list", "reminders"])["items"], serde_json::json!([]));
     let answer = project.post("/orders/8", r#"{"item": "kettle"}"#).await;
     assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY);
 
@@ -84,6 +90,13 @@ async fn the_quickstart_says_what_is_live_and_does_what_its_readme_says() {
             .unwrap()
             .iter()
             .any(|row| row["retry_delay_ms"].as_u64().is_some_and(|ms| ms >= 2000))
+    })
+    .await;
+
+    project.post("/orders/12", r#"{"item": "fail", "amount": 1}"#).await;
+    eventually("to be reminded of an order without a receipt", async || {
+        let traces = project.admin("/api/v1/traces?function=reminders").await;
+        traces["items"].as_array().unwrap().iter().any(|row| row["subject"] == "reminders/12")
     })
     .await;
 

@@ -59,7 +59,7 @@ async fn what_cannot_be_enqueued_is_told_why() {
         (vec!["jobs", "enqueue", "work", &large], "the limit is 1000"),
         (vec!["jobs", "enqueue", "work", "x", "--key", ""], "key: it is empty"),
         (vec!["jobs", "enqueue", "work", "x", "--at", "2999-01-01T00:00:00Z"], "run_at"),
-        (vec!["jobs", "enqueue", "work", "x", "--delay=-1"], "delay_seconds -1"),
+        (vec!["jobs", "enqueue", "work", "x", "--delay=-1"], "delay_seconds: -1"),
     ] {
         let output = project.run(&arguments);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -39,8 +39,8 @@ path = "/live"
     tripline.toml:11:13: functions.one.dlq_topic: "dead..one" is not a subject: it has an empty token (two dots in a row, or a dot at an end) (write words with dots between them: "dead.orders")
     tripline.toml:15:8: functions.one.triggers[0].tune: no bell plays silence (leave the trigger out)
     tripline.toml:16:11: functions.one.triggers[0].strokes: expected a whole number from 1 to 12, found 13 (How often.)
-    tripline.toml:19:8: functions.one.triggers[1].type: there is no trigger kind "kafka" (this build has "http", "pubsub", "cron" and "job")
-    tripline.toml:22:8: functions.one.triggers[2].type: the trigger kind "websocket" is not in this build (this build has "http", "pubsub", "cron" and "job")
+    tripline.toml:19:8: functions.one.triggers[1].type: there is no trigger kind "kafka" (this build has "http", "pubsub", "cron", "timer" and "job")
+    tripline.toml:22:8: functions.one.triggers[2].type: the trigger kind "websocket" is not in this build (this build has "http", "pubsub", "cron", "timer" and "job")
     "#);
 }
 
@@ -168,6 +168,8 @@ const BAD: &[(&str, &str)] = &[
         "functions.one.allow.publish[1]: \"a..b\" is not a pattern of subjects",
     ),
     ("allow = { publish = \"a.b\" }", "functions.one.allow.publish: expected an array of strings, found \"a.b\""),
+    ("allow = { jobs = [\"mail..x\"] }", "functions.one.allow.jobs[0]: \"mail..x\" is not a pattern of queues"),
+    ("allow = { timers = [\"\"] }", "functions.one.allow.timers[0]: \"\" is not a pattern of timers"),
     // The environment. What is set there is repeated nowhere.
     ("env_vars = { A = 1234 }", "functions.one.env_vars.A: expected a string, found a number"),
     ("env_vars = { A = [\"x\"] }", "functions.one.env_vars.A: expected a string, found an array"),

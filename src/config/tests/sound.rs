@@ -123,7 +123,7 @@ const EVERYTHING: &str = r#"
     retry = { backoff = "linear", factor = 4, max_delay_seconds = 5.5, jitter = "quarter", max_age_seconds = 6, except = ["trap", "timeout"] }
     dlq_topic = "dead.one"
     env_vars = { SIZE = "320", EMPTY = "" }
-    allow = { publish = ["orders.*.created", "thumbs.>"] }
+    allow = { publish = ["orders.*.created", "thumbs.>"], jobs = ["thumbnails", "mail.*"], timers = ["reminders"] }
     concurrency = 7
     max_input_bytes = 8
     max_output_bytes = 9
@@ -151,7 +151,11 @@ fn every_field_of_a_definition_can_be_set() {
         },
         dlq_topic: Some("dead.one".to_owned()),
         env_vars: [("SIZE", "320"), ("EMPTY", "")].map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
-        allow: Allow { publish: vec!["orders.*.created".to_owned(), "thumbs.>".to_owned()] },
+        allow: Allow {
+            publish: vec!["orders.*.created".to_owned(), "thumbs.>".to_owned()],
+            jobs: vec!["thumbnails".to_owned(), "mail.*".to_owned()],
+            timers: vec!["reminders".to_owned()],
+        },
         concurrency: Some(7),
         max_input_bytes: 8,
         max_output_bytes: 9,

@@ -7,12 +7,10 @@ use trigger_core::bus::{DEPTH_HEADER, MESSAGE_ID_HEADER, PARENT_HEADER};
 use trigger_core::{Headers, InvocationContext, Message, subject};
 
 use super::bindings::tripline::function::messaging::{self, Error};
+use super::events::{SHOWN, header_bytes};
 use crate::bus;
 use crate::executor::guest::Guest;
 use crate::executor::logs::prefix;
-
-/// Bytes of a subject that errors and traces repeat.
-const SHOWN: usize = 200;
 
 impl messaging::Host for Guest {
     fn publish(&mut self, message: messaging::Message) -> Result<(), Error> {
@@ -23,8 +21,10 @@ impl messaging::Host for Guest {
     fn publish_batch(&mut self, messages: Vec<messaging::Message>) -> Result<(), Error> {
         let began = Instant::now();
         let total: usize = messages.iter().map(size).sum();
-        let checked =
-            messages.iter().try_for_each(|message| self.check(message)).and_then(|()| self.room(&messages, total));
+        let checked = messages
+            .iter()
+            .try_for_each(|message| self.check(message))
+            .and_then(|()| self.room(messages.len(), total).map_err(Error::TooLarge));
         for message in &messages {
             let shown = prefix(&message.subject, SHOWN).to_owned();
             self.noted("publish", shown, began, message.payload.len(), checked.as_ref().err().map(told));
@@ -37,7 +37,7 @@ impl messaging::Host for Guest {
             bus::check(message, usize::MAX).map_err(|error| Error::Denied(error.to_string()))?;
         }
         self.effect_bytes += total;
-        self.effects.extend(outgoing);
+        self.effects.messages.extend(outgoing);
         Ok(())
     }
 }
@@ -60,19 +60,6 @@ impl Guest {
         }
         Ok(())
     }
-
-    /// Whether there is room for so much more.
-    fn room(&self, messages: &[messaging::Message], bytes: usize) -> Result<(), Error> {
-        let (count, total) = (self.effects.len() + messages.len(), self.effect_bytes.saturating_add(bytes));
-        let bounds = self.bounds;
-        if count > bounds.max_effects || total > bounds.max_effect_bytes {
-            return Err(Error::TooLarge(format!(
-                "the attempt would publish {count} messages of {total} bytes, the limits are {} and {}",
-                bounds.max_effects, bounds.max_effect_bytes
-            )));
-        }
-        Ok(())
-    }
 }
 
 fn told(error: &Error) -> String {
@@ -84,8 +71,7 @@ fn told(error: &Error) -> String {
 }
 
 fn size(message: &messaging::Message) -> usize {
-    let headers: usize = message.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-    message.payload.len() + headers
+    message.payload.len() + header_bytes(&message.headers)
 }
 
 /// Whether a grant covers a subject. Subjects that begin with `$` are a server's own (`$JS`, `$SYS`): a wildcard alone
@@ -97,13 +83,22 @@ fn is_granted(grant: &str, subject: &str) -> bool {
 /// Refuses headers by which an engine or a server is told things.
 fn check_header(name: &str) -> Result<(), Error> {
     let lower = name.to_ascii_lowercase();
-    let reserved = lower.starts_with("tripline-")
-        || (lower.starts_with("nats-") && !lower.eq_ignore_ascii_case(MESSAGE_ID_HEADER))
-        || matches!(lower.as_str(), "traceparent" | "tracestate");
-    if reserved {
-        return Err(Error::Denied(format!("header {:?} is set by the engine", prefix(name, SHOWN))));
+    let servers = lower.starts_with("nats-") && !lower.eq_ignore_ascii_case(MESSAGE_ID_HEADER);
+    match reserved_header(name).or_else(|| servers.then(|| set_by_the_engine(name))) {
+        Some(why) => Err(Error::Denied(why)),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// Why a guest may not set a header, if it may not: an engine is told things by it.
+pub(super) fn reserved_header(name: &str) -> Option<String> {
+    let lower = name.to_ascii_lowercase();
+    let reserved = lower.starts_with("tripline-") || matches!(lower.as_str(), "traceparent" | "tracestate");
+    reserved.then(|| set_by_the_engine(name))
+}
+
+fn set_by_the_engine(name: &str) -> String {
+    format!("header {:?} is set by the engine", prefix(name, SHOWN))
 }
 
 /// The headers that say where a message comes from.

@@ -1,5 +1,7 @@
 //! What guests are told and may do, at the host's side of the interfaces.
 
+mod work;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -141,14 +143,14 @@ fn messages_are_kept_until_the_attempt_has_succeeded_and_carry_its_lineage() {
     Host::publish(&mut guest, first).unwrap();
     Host::publish_batch(&mut guest, vec![message("out.two", "2"), message("out.three", "3")]).unwrap();
     let invocation = guest.invocation.clone().unwrap();
-    let subjects: Vec<&str> = guest.effects.iter().map(|message| &*message.subject).collect();
+    let subjects: Vec<&str> = guest.effects.messages.iter().map(|message| &*message.subject).collect();
     assert_eq!(subjects, ["out.one", "out.two", "out.three"]);
-    for message in &guest.effects {
+    for message in &guest.effects.messages {
         assert_eq!(message.headers.get_str("Tripline-Depth"), Some("5"));
         assert_eq!(message.headers.get_str("Tripline-Parent"), Some(&*invocation.invocation_id.to_string()));
         assert_eq!(message.headers.get_str("traceparent"), Some(&*invocation.trace.traceparent()));
     }
-    assert_eq!(guest.effects[0].headers.get_str("x-kind"), Some("test"));
+    assert_eq!(guest.effects.messages[0].headers.get_str("x-kind"), Some("test"));
 }
 
 #[test]

@@ -41,7 +41,7 @@ async fn what_was_used_longest_ago_goes_first() {
     let versions: Vec<_> = modules.iter().map(|module| version(&rig.executor, module, |_| {})).collect();
     let call = async |number: usize| {
         let deadline = Instant::now() + Duration::from_secs(10);
-        rig.executor.attempt(&versions[number], &event(Kind::Job, ""), deadline).await.result.unwrap();
+        rig.executor.attempt(&versions[number], &event(Kind::Job, ""), deadline, None).await.result.unwrap();
     };
     for number in [0, 1, 0, 2] {
         call(number).await;
@@ -180,6 +180,6 @@ async fn bytes_that_are_not_what_was_deployed_are_not_run() {
     let deployed = version(&executor, &numbered(0), |_| {});
     assert!(matches!(executor.prepare(&deployed).await, Err(ModuleError::Corrupt { .. })));
     let deadline = Instant::now() + Duration::from_secs(10);
-    let failure = executor.attempt(&deployed, &event(Kind::Job, ""), deadline).await.result.unwrap_err();
+    let failure = executor.attempt(&deployed, &event(Kind::Job, ""), deadline, None).await.result.unwrap_err();
     assert_eq!((failure.code, failure.retryable), (FailureCode::HostError, false));
 }

@@ -56,7 +56,7 @@ pub(super) struct Fire {
 
 impl Fire {
     pub(super) fn is_manual(&self) -> bool {
-        self.cause == FireCause::Manual
+        self.cause.is_asked_for()
     }
 }
 

@@ -92,7 +92,7 @@ fn first_of_its_kind(connection: &Connection, row: &Row) -> Result<Option<Uuid>>
             "SELECT invocation_id FROM fires WHERE binding_id = ?1 AND scheduled_at = ?2 AND manual = ?3",
         )?;
         let fire = select
-            .query_row(params![row.binding_id, scheduled_at, cause == FireCause::Manual], |found| {
+            .query_row(params![row.binding_id, scheduled_at, cause.is_asked_for()], |found| {
                 found.get::<_, Option<[u8; 16]>>(0)
             })
             .optional()?;
@@ -166,7 +166,7 @@ fn insert_fire(connection: &Connection, row: &Row, skipped: Option<SkipReason>, 
         .execute(params![
             row.binding_id,
             scheduled_at,
-            cause == FireCause::Manual,
+            cause.is_asked_for(),
             skipped.is_none().then(|| cause.as_str()),
             skipped.map(SkipReason::as_str),
             now,

@@ -112,6 +112,13 @@ impl Project {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
+    /// Runs a verb and reads its JSON, however it ended.
+    pub fn json_of(&self, arguments: &[&str]) -> Value {
+        let output = self.run(&arguments.iter().copied().chain(["--json"]).collect::<Vec<_>>());
+        serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("{arguments:?}: {error}: {}", String::from_utf8_lossy(&output.stderr)))
+    }
+
     /// Starts `tripline serve` and waits until it is ready.
     pub async fn serve(&self) -> Engine {
         self.start("serve").await

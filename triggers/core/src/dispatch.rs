@@ -34,6 +34,9 @@ pub trait Dispatch: Send + Sync + 'static {
     /// The same for every event of a trigger that is queued or running; answers how many.
     fn cancel_live(&self, binding: &Binding) -> BoxFuture<'_, Result<u64, Refused>>;
 
+    /// The same for every event of a trigger that waits, but the one that holds this unique key; answers how many.
+    fn cancel_others(&self, binding: &Binding, unique_key: &str) -> BoxFuture<'_, Result<u64, Refused>>;
+
     /// Waits until an accepted invocation has ended, for at most this long, and says how it stands then.
     fn wait(&self, invocation_id: Uuid, at_most: Duration) -> BoxFuture<'_, Result<Option<Status>, Refused>>;
 

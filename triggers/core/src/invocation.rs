@@ -222,6 +222,13 @@ impl InvocationContext {
         self.terms.as_ref()?.unique.as_ref()
     }
 
+    /// Makes it what another invocation caused: one deeper, in the same trace.
+    pub fn caused_by(&mut self, cause: &InvocationContext) {
+        self.depth = cause.depth.saturating_add(1);
+        self.parent = Some(cause.invocation_id);
+        self.trace = cause.trace.child();
+    }
+
     /// Takes depth, parent and trace from headers that an engine put on a message it sent.
     pub fn adopt_lineage(&mut self) {
         if let Some(depth) = self.headers.get_str(crate::bus::DEPTH_HEADER) {

@@ -10,6 +10,7 @@
 //! compile without WebAssembly and the engine compiles without adapters.
 
 mod answer;
+pub mod bounds;
 pub mod bus;
 pub mod clock;
 mod dispatch;
@@ -20,6 +21,8 @@ mod problems;
 pub mod subject;
 mod terms;
 pub mod testing;
+mod timers;
+mod timetable;
 mod trace_context;
 mod trigger;
 
@@ -32,6 +35,8 @@ pub use invocation::{Attribute, Binding, Custody, InvocationContext, Kind};
 pub use jobs::{EnqueueError, Jobs, NewJob};
 pub use problems::{Problem, Problems, Step, display_path};
 pub use terms::{FireCause, Ordering, PRIORITIES, Terms, Unique, UniqueConflict, UniqueScope};
+pub use timers::{NewTimer, Timers};
+pub use timetable::{MAX_INSTANTS, Timetable};
 pub use trace_context::TraceContext;
 pub use trigger::{BindError, Trigger, TriggerContext, TriggerError, TriggerKind};
 

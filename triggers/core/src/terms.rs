@@ -110,6 +110,12 @@ impl FireCause {
         }
     }
 
+    /// Whether somebody asked for it. Such a fire has a row of its own beside that of its moment, which may say why the
+    /// schedule's own was not made.
+    pub const fn is_asked_for(self) -> bool {
+        matches!(self, FireCause::Backfill | FireCause::Manual)
+    }
+
     /// The cause whose word this is.
     pub fn parse(word: &str) -> Option<Self> {
         [Self::Due, Self::CatchUp, Self::Backfill, Self::Manual].into_iter().find(|cause| cause.as_str() == word)

@@ -162,6 +162,10 @@ impl Dispatch for FakeDispatch {
         Box::pin(async move { Ok(u64::from(cancelled == Some(Cancelled::Cancelled))) })
     }
 
+    fn cancel_others(&self, binding: &Binding, _unique_key: &str) -> BoxFuture<'_, Result<u64, Refused>> {
+        self.cancel_live(binding)
+    }
+
     fn wait(&self, invocation_id: Uuid, _at_most: Duration) -> BoxFuture<'_, Result<Option<Status>, Refused>> {
         self.status(invocation_id)
     }

@@ -55,6 +55,11 @@ impl TraceContext {
         Some(Self { trace_id, parent_span, span_id: fastrand::u64(1..), flags, state })
     }
 
+    /// Where what this invocation causes stands: a span below this one.
+    pub fn child(&self) -> Self {
+        Self { parent_span: self.span_id, span_id: fastrand::u64(1..), ..self.clone() }
+    }
+
     /// The `traceparent` to send onwards: this invocation is the parent of what it causes.
     pub fn traceparent(&self) -> String {
         let mut text = String::with_capacity(55);

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::{Binding, Clock, Custody, Dispatch, InvocationContext, Kind, Problems};
+use crate::{Binding, Clock, Custody, Dispatch, InvocationContext, Kind, Problems, Timetable};
 
 /// A kind of event source: how to turn its section of the manifest into a trigger.
 ///
@@ -32,6 +32,11 @@ pub trait TriggerKind: Send + Sync + 'static {
 
     /// One line for people: `POST /orders/{id}`, `orders.*.created (queue group billing)`.
     fn describe(&self, config: &Self::Config) -> String;
+
+    /// The instants of a trigger that has a schedule; `None` for a kind without one, and for what `check` refuses.
+    fn timetable(&self, _config: &Self::Config) -> Option<Arc<dyn Timetable>> {
+        None
+    }
 
     /// Acquires the port, subscription or lease. Accepts no event yet. `config` has passed `check`.
     fn bind(

@@ -5,26 +5,11 @@ use std::time::Duration;
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// Doubles from 100 ms to 5 s.
-#[derive(Debug)]
-pub(crate) struct Backoff {
-    next: Duration,
-}
-
-impl Default for Backoff {
-    fn default() -> Self {
-        Self { next: FIRST }
-    }
-}
-
-impl Backoff {
-    /// The next wait: between half and all of the doubled one, so that triggers refused together do not return
-    /// together, yet as long as the refusal asked for. Never over 5 s.
-    pub(crate) fn delay(&mut self, asked_for: Duration) -> Duration {
-        let full = self.next;
-        self.next = (full * 2).min(LONGEST);
-        full.mul_f64(0.5 + 0.5 * fastrand::f64()).max(asked_for.min(LONGEST))
-    }
+/// The wait after so many refusals in a row (0 for the first): 100 ms, doubled up to 5 s, of which between half and
+/// all, so that triggers refused together do not return together; yet as long as the refusal asked for, up to 5 s.
+pub(crate) fn delay(refused_before: u32, asked_for: Duration) -> Duration {
+    let full = (FIRST * 2_u32.pow(refused_before.min(10))).min(LONGEST);
+    full.mul_f64(0.5 + 0.5 * fastrand::f64()).max(asked_for.min(LONGEST))
 }
 
 #[cfg(test)]
@@ -35,15 +20,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn waits_double_within_bounds_and_honour_what_was_asked_for(asked_ms in 0_u64..20_000, tries in 1_u32..40) {
+        fn waits_double_within_bounds_and_honour_what_was_asked_for(asked_ms in 0_u64..20_000, refused in 0_u32..40) {
             let asked_for = Duration::from_millis(asked_ms);
-            let mut backoff = Backoff::default();
-            for number in 0..tries {
-                let full = (FIRST * 2_u32.pow(number.min(10))).min(LONGEST);
-                let wait = backoff.delay(asked_for);
-                prop_assert!(wait >= full / 2 && wait >= asked_for.min(LONGEST));
-                prop_assert!(wait <= full.max(asked_for.min(LONGEST)));
-            }
+            let full = (FIRST * 2_u32.pow(refused.min(10))).min(LONGEST);
+            let wait = delay(refused, asked_for);
+            prop_assert!(wait >= full / 2 && wait >= asked_for.min(LONGEST));
+            prop_assert!(wait <= full.max(asked_for.min(LONGEST)));
         }
     }
 }

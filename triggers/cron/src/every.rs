@@ -1,7 +1,5 @@
 //! `@every`: intervals counted from the Unix epoch, so that nodes agree on the instants without talking.
 
-use chrono::{DateTime, Utc};
-
 use crate::Error;
 
 const MAX_SECONDS: i64 = 365 * 24 * 60 * 60;
@@ -32,10 +30,9 @@ impl Every {
         Ok(Self { seconds })
     }
 
-    /// The first multiple after `after`; `None` past the end of time.
-    pub(crate) fn next_after(self, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let next = after.timestamp().div_euclid(self.seconds).checked_add(1)?.checked_mul(self.seconds)?;
-        DateTime::from_timestamp(next, 0)
+    /// The first multiple after `after`, both in seconds since the epoch; `None` past the end of time.
+    pub(crate) fn next_after(self, after: i64) -> Option<i64> {
+        after.div_euclid(self.seconds).checked_add(1)?.checked_mul(self.seconds)
     }
 }
 
@@ -113,12 +110,9 @@ mod tests {
     #[test]
     fn instants_are_multiples_since_the_epoch_whoever_asks() {
         let every = Every::parse("@every 90s").unwrap();
-        let at = |seconds: i64, nanos: u32| DateTime::from_timestamp(seconds, nanos).unwrap();
-        assert_eq!(every.next_after(at(0, 0)), Some(at(90, 0)));
-        assert_eq!(every.next_after(at(89, 999_999_999)), Some(at(90, 0)));
-        assert_eq!(every.next_after(at(90, 0)), Some(at(180, 0)));
-        assert_eq!(every.next_after(at(90, 1)), Some(at(180, 0)));
-        assert_eq!(every.next_after(at(-1, 0)), Some(at(0, 0)));
-        assert_eq!(every.next_after(DateTime::<Utc>::MAX_UTC), None);
+        assert_eq!(every.next_after(0), Some(90), "strictly after");
+        assert_eq!(every.next_after(89), Some(90));
+        assert_eq!(every.next_after(-1), Some(0));
+        assert_eq!(every.next_after(i64::MAX), None);
     }
 }

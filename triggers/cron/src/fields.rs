@@ -222,7 +222,7 @@ mod tests {
     use super::*;
 
     fn refusal(expression: &str) -> (String, String) {
-        let Error { key, message, help } = Fields::parse(expression).expect_err(expression);
+        let Error { key, message, help, .. } = Fields::parse(expression).expect_err(expression);
         assert_eq!(key, "schedule");
         (message, help)
     }

@@ -1,12 +1,13 @@
 //! What an expression means: from any moment, the next instant.
 //!
-//! croner owns the calendar. Two things about daylight saving time are decided here. Intervals (`*/5`) go through
-//! croner's search over zoned time, which follows its written rules. Fixed times do not: croner's rules promise that
-//! "specific numerical values" run once on either kind of day, but its code keeps that promise only where second,
-//! minute and hour hold one value each, so `30 2,14 * * *` would be skipped in spring and run twice in autumn. They
-//! are searched on the wall clock instead, and each wall time is then placed on the time line by the same rules.
+//! croner owns the calendar: which wall times an expression names. Where those lie on the time line is decided here,
+//! stretch by stretch of a zone's even time, by the two policies for clocks that change. croner has rules of its own
+//! for that, but no choice between them, and its code keeps them only where second, minute and hour hold one value
+//! each: `30 2,14 * * *` would be skipped in spring and run twice in autumn.
 
-use chrono::{DateTime, Datelike, LocalResult, NaiveDateTime, TimeDelta, TimeZone, Utc};
+use std::sync::Arc;
+
+use chrono::{DateTime, NaiveDateTime, Utc};
 use chrono_tz::Tz;
 use croner::JobType;
 use croner::parser::CronParser;
@@ -14,11 +15,13 @@ use croner::parser::CronParser;
 use crate::Error;
 use crate::every::{Every, is_every};
 use crate::fields::Fields;
+use crate::offsets::{FURTHEST, Offsets};
+use crate::policy::{Gap, Repeat};
 
 /// Longer expressions are refused: every list that means something fits many times.
 const MAX_BYTES: usize = 512;
-/// croner's searches end here.
-const LAST_YEAR: i32 = 4999;
+/// croner's searches end here, with the year 4999.
+const END_OF_TIME: i64 = 95_617_497_600;
 
 /// Nicknames and the expressions they stand for.
 const NICKNAMES: [(&str, &str); 7] = [
@@ -40,91 +43,104 @@ pub struct Schedule {
 #[derive(Clone, Debug)]
 enum When {
     Every(Every),
-    /// Wall times that are named: each runs once a day, whatever the clocks do.
-    Fixed(Box<croner::Cron>, Tz),
-    /// Wall times that are stepped through: they run as often as the wall clock shows them.
-    Interval(Box<croner::Cron>, Tz),
+    Calendar(Box<Calendar>),
+}
+
+#[derive(Clone, Debug)]
+struct Calendar {
+    cron: croner::Cron,
+    offsets: Arc<Offsets>,
+    gap: Gap,
+    repeat: Repeat,
 }
 
 impl Schedule {
-    /// Reads a cron expression, a nickname or an `@every` interval. An expression that never comes is refused.
+    /// Reads a cron expression, a nickname or an `@every` interval, with the default policies for clocks that change.
+    /// An expression that never comes is refused.
     pub fn parse(text: &str, zone: Tz) -> Result<Self, Error> {
+        Self::with_policies(text, zone, None, None)
+    }
+
+    /// Reads an expression whose policies are declared. `None` is what its kind of expression has: times that are named
+    /// (`30 2,14`) run once a day whatever the clocks do (`shift`, `first`), and times that are stepped through (`*/5`)
+    /// as often as the clock shows them (`skip`, `both`).
+    pub fn with_policies(text: &str, zone: Tz, gap: Option<Gap>, repeat: Option<Repeat>) -> Result<Self, Error> {
         let text = text.trim();
         if text.len() > MAX_BYTES {
             return Err(Error::schedule(
                 format!("the expression has {} bytes", text.len()),
-                format!("an expression has at most {MAX_BYTES} bytes; split it into several triggers"),
+                format!("an expression has at most {MAX_BYTES} bytes; split it into several"),
             ));
         }
         if is_every(text) {
-            let every = Every::parse(text)?;
-            if zone != Tz::UTC {
-                return Err(Error::timezone(
-                    format!("{text:?} counts from the Unix epoch and knows no time zone, not {:?}", zone.name()),
-                    "remove `timezone`, or write a cron expression such as \"0 0 * * *\"",
-                ));
-            }
-            return Ok(Self { when: When::Every(every) });
+            return Ok(Self { when: When::Every(Every::parse(text)?) });
         }
-        let schedule = Self { when: calendar(expression(text)?, zone)? };
+        let schedule = Self { when: When::Calendar(Box::new(calendar(expression(text)?, zone, gap, repeat)?)) };
         // Asked from the beginning and not from now: a year that has passed is no mistake, and `check` must not find
         // one tomorrow in a manifest that it passed today.
-        if schedule.next_after(DateTime::<Utc>::MIN_UTC).is_none() {
-            return Err(Error::schedule(
-                format!("{text:?} never comes"),
-                "no day matches all of its fields; \"L\" is a month's last day",
-            ));
+        if schedule.next_second(i64::MIN).is_none() {
+            return Err(never_comes(text));
         }
         Ok(schedule)
     }
 
     /// The first instant strictly after `after`: a whole second. `None` when there is none left.
     pub fn next_after(&self, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        // No expression reaches further back, and chrono's local time overflows at the ends of its range.
-        let after = after.max(DateTime::UNIX_EPOCH - TimeDelta::seconds(1));
-        if after.year() > LAST_YEAR {
+        DateTime::from_timestamp(self.next_second(after.timestamp())?, 0)
+    }
+
+    /// The same in seconds since the Unix epoch.
+    pub(crate) fn next_second(&self, after: i64) -> Option<i64> {
+        // No expression reaches further back.
+        let after = after.max(-1);
+        if after >= END_OF_TIME {
             return None;
         }
         match &self.when {
-            When::Every(every) => every.next_after(after),
-            When::Fixed(cron, zone) => next_fixed(cron, *zone, after),
-            When::Interval(cron, zone) => {
-                let next = cron.find_next_occurrence(&after.with_timezone(zone), false).ok()?;
-                Some(next.with_timezone(&Utc))
+            When::Every(every) => every.next_after(after).filter(|next| *next < END_OF_TIME),
+            When::Calendar(calendar) => calendar.next_after(after),
+        }
+    }
+
+    /// Whether it is an interval, which knows neither zones nor clocks that change.
+    pub(crate) fn is_every(&self) -> bool {
+        matches!(self.when, When::Every(_))
+    }
+}
+
+impl Calendar {
+    fn next_after(&self, mut after: i64) -> Option<i64> {
+        loop {
+            let stretch = self.offsets.at(after + 1);
+            let wall = self.next_wall(after + stretch.offset)?;
+            let instant = wall - stretch.offset;
+            if instant >= stretch.end {
+                if self.gap == Gap::Shift && stretch.skips(wall) {
+                    return Some(stretch.end);
+                }
+                // On to the next stretch; over those at whose ends nothing can lie.
+                after = (stretch.end - 1).max(instant - 2 * FURTHEST);
+                continue;
+            }
+            match self.repeat {
+                Repeat::First if stretch.is_second_pass(instant) => {
+                    after = stretch.second_pass_end().min(stretch.end) - 1
+                }
+                Repeat::Last if stretch.is_first_pass(instant) => after = stretch.end - 1,
+                _ => return Some(instant),
             }
         }
     }
 
-    /// The latest instant after `after` and not after `until`.
-    ///
-    /// Found by bisection: after a suspend, a schedule of seconds has millions of instants to step over.
-    pub fn latest(&self, after: DateTime<Utc>, until: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let comes_after = |moment| self.next_after(moment).filter(|next| *next <= until);
-        let first = comes_after(after)?;
-        let Some(mut latest) = comes_after(first) else { return Some(first) };
-        // Something comes after `low` and nothing after `high`; instants are whole seconds.
-        let (mut low, mut high) = (first, until);
-        while high - low > TimeDelta::seconds(1) {
-            let middle = low + (high - low) / 2;
-            match comes_after(middle) {
-                Some(next) => (low, latest) = (middle, next),
-                None => high = middle,
-            }
-        }
-        Some(latest)
+    /// The first wall time after another that the fields name, both in seconds as if it were UTC.
+    fn next_wall(&self, wall: i64) -> Option<i64> {
+        let wall: NaiveDateTime = DateTime::from_timestamp(wall, 0)?.naive_utc();
+        Some(self.cron.find_next_occurrence(&wall, false).ok()?.and_utc().timestamp())
     }
+}
 
-    /// How many instants lie between two moments, both left out; counts no further than `limit`.
-    pub fn count_between(&self, after: DateTime<Utc>, before: DateTime<Utc>, limit: u32) -> u32 {
-        let mut moment = after;
-        for count in 0..limit {
-            match self.next_after(moment) {
-                Some(next) if next < before => moment = next,
-                _ => return count,
-            }
-        }
-        limit
-    }
+fn never_comes(text: &str) -> Error {
+    Error::schedule(format!("{text:?} never comes"), "no day matches all of its fields; \"L\" is a month's last day")
 }
 
 /// The expression that `text` is or stands for.
@@ -142,43 +158,20 @@ fn expression(text: &str) -> Result<&str, Error> {
     ))
 }
 
-fn calendar(expression: &str, zone: Tz) -> Result<When, Error> {
+fn calendar(expression: &str, zone: Tz, gap: Option<Gap>, repeat: Option<Repeat>) -> Result<Calendar, Error> {
     let fields = Fields::parse(expression)?;
     let cron =
         CronParser::builder().dom_and_dow(fields.needs_both_days()).build().parse(expression).map_err(|error| {
             Error::schedule(format!("cannot read {expression:?}: {error}"), "see the README's grammar")
         })?;
     let fixed = fields.is_fixed_time() || cron.determine_job_type() == JobType::FixedTime;
-    let cron = Box::new(cron);
-    Ok(if fixed { When::Fixed(cron, zone) } else { When::Interval(cron, zone) })
-}
-
-/// The next named wall time: at its first pass where the clock shows it twice, right after the gap where it is skipped.
-fn next_fixed(cron: &croner::Cron, zone: Tz, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
-    let mut wall = after.with_timezone(&zone).naive_local();
-    loop {
-        wall = cron.find_next_occurrence(&wall, false).ok()?;
-        let instant = match zone.from_local_datetime(&wall) {
-            LocalResult::Single(instant) | LocalResult::Ambiguous(instant, _) => instant.with_timezone(&Utc),
-            LocalResult::None => end_of_gap(zone, wall),
-        };
-        // In the second pass of a repeated hour the wall times ahead have had their turn.
-        if instant > after {
-            return Some(instant);
-        }
-    }
-}
-
-/// The first instant at which the wall clock is past `wall`, a time that it skips.
-fn end_of_gap(zone: Tz, wall: NaiveDateTime) -> DateTime<Utc> {
-    let is_past = |instant: DateTime<Utc>| instant.with_timezone(&zone).naive_local() > wall;
-    // Zones lie within a day of UTC, and the clock jumps once between the two bounds.
-    let (mut before, mut past) = (wall.and_utc() - TimeDelta::days(1), wall.and_utc() + TimeDelta::days(1));
-    while past - before > TimeDelta::seconds(1) {
-        let middle = before + TimeDelta::seconds((past - before).num_seconds() / 2);
-        if is_past(middle) { past = middle } else { before = middle }
-    }
-    past
+    let (default_gap, default_repeat) = if fixed { (Gap::Shift, Repeat::First) } else { (Gap::Skip, Repeat::Both) };
+    Ok(Calendar {
+        cron,
+        offsets: Offsets::of(zone),
+        gap: gap.unwrap_or(default_gap),
+        repeat: repeat.unwrap_or(default_repeat),
+    })
 }
 
 #[cfg(test)]
@@ -231,16 +224,6 @@ mod tests {
     }
 
     #[test]
-    fn an_interval_has_no_zone() {
-        let error = Schedule::parse("@every 1d", Tz::Europe__Paris).unwrap_err();
-        assert_eq!(error.key, "timezone");
-        assert_eq!(
-            error.message,
-            "\"@every 1d\" counts from the Unix epoch and knows no time zone, not \"Europe/Paris\""
-        );
-    }
-
-    #[test]
     fn the_size_of_an_expression_is_bounded() {
         let long = format!("{} * * * *", vec!["1"; 400].join(","));
         assert!(Schedule::parse(&long, Tz::UTC).unwrap_err().message.contains("bytes"));
@@ -253,14 +236,5 @@ mod tests {
             assert_eq!(schedule.next_after(DateTime::<Utc>::MAX_UTC), None, "{text}");
             assert!(schedule.next_after(DateTime::<Utc>::MIN_UTC).unwrap() >= DateTime::UNIX_EPOCH, "{text}");
         }
-    }
-
-    #[test]
-    fn the_latest_instant_is_found_without_walking_to_it() {
-        let schedule = utc("* * * * * *");
-        let (after, until) = (at("2016-01-01T00:00:00Z"), at("2026-01-01T00:00:00.5Z"));
-        assert_eq!(schedule.latest(after, until), Some(at("2026-01-01T00:00:00Z")));
-        assert_eq!(schedule.latest(until, until), None);
-        assert_eq!(schedule.count_between(after, until, 1_000), 1_000);
     }
 }

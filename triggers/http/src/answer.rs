@@ -158,7 +158,7 @@ pub(crate) fn server_timing(total: Duration) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use trigger_core::HttpParts;
+    use trigger_core::{HttpParts, Shed};
 
     fn guest(status: u16, headers: &[(&'static str, &str)]) -> trigger_core::Response {
         let mut map = HeaderMap::new();

@@ -12,6 +12,9 @@ use crate::pattern::Pattern;
 /// The largest `max_body_bytes`: a body is held in memory until its function has run.
 const MAX_BODY_BYTES: u64 = 64 * 1024 * 1024;
 
+/// The largest `max_wait_seconds`: whoever waits holds a connection.
+const MAX_WAIT_SECONDS: u32 = 300;
+
 /// One route to a function.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -33,6 +36,12 @@ pub struct Config {
     #[serde(default = "default_max_body_bytes", deserialize_with = "bounded_body")]
     #[schemars(range(min = 1, max = 67108864))]
     pub max_body_bytes: u64,
+    /// The longest that a caller of an `async` route may have itself kept waiting for the result, in seconds: with
+    /// `Prefer: wait=N` it is answered as the function did, once that has run, or 202 when the time is over. From 0
+    /// (nobody waits) to 300, default 30.
+    #[serde(default = "default_max_wait_seconds", deserialize_with = "bounded_wait")]
+    #[schemars(range(min = 0, max = 300))]
+    pub max_wait_seconds: u32,
 }
 
 /// The methods of a route, as typed.
@@ -64,6 +73,19 @@ pub enum Mode {
 
 fn default_max_body_bytes() -> u64 {
     1024 * 1024
+}
+
+fn default_max_wait_seconds() -> u32 {
+    30
+}
+
+fn bounded_wait<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    match u32::deserialize(deserializer)? {
+        seconds @ 0..=MAX_WAIT_SECONDS => Ok(seconds),
+        seconds => {
+            Err(serde::de::Error::custom(format!("max_wait_seconds is {seconds}; choose from 0 to {MAX_WAIT_SECONDS}")))
+        }
+    }
 }
 
 fn bounded_body<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {

@@ -14,6 +14,7 @@ use trigger_core::{Accepted, Custody, Headers, Shed};
 
 use crate::body::{self, Error};
 use crate::config::Mode;
+use crate::prefer::Wait;
 use crate::problem::Problem;
 use crate::request_id::{RequestId, X_REQUEST_ID, is_visible};
 use crate::routes::{Found, Hit, Routes};
@@ -51,9 +52,9 @@ impl Routes {
 
     async fn run<B: Body<Data = Bytes>>(&self, hit: Hit, head: Parts, body: B, id: &mut RequestId) -> Reply {
         let Hit { route, attributes, in_flight: _until_answered } = hit;
-        let key = match route.mode {
-            Mode::Sync => None,
-            Mode::Async => idempotency_key(&head.headers)?,
+        let (key, wait) = match route.mode {
+            Mode::Sync => (None, None),
+            Mode::Async => (idempotency_key(&head.headers)?, Wait::of(&head.headers, route.max_wait_seconds)),
         };
         let payload = body::read(body, route.max_body_bytes, self.body_read_timeout())
             .await
@@ -84,7 +85,13 @@ impl Routes {
                 Ok(response)
             }
             Mode::Async => match route.cx.dispatch.accept(event).await {
-                Ok(Accepted { invocation_id, duplicate, .. }) => Ok(invocations::accepted(invocation_id, duplicate)),
+                Ok(Accepted { invocation_id, duplicate, .. }) => match wait {
+                    Some(wait) => {
+                        Ok(invocations::awaited(&route.cx, invocation_id, duplicate, wait, &id.clone().into_value())
+                            .await)
+                    }
+                    None => Ok(invocations::accepted(invocation_id, duplicate)),
+                },
                 Err(refused) => Err(Problem::shed(refused.reason, refused.message, refused.retry_after)),
             },
         }

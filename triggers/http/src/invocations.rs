@@ -9,11 +9,12 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::Full;
 use serde::Serialize;
-use trigger_core::{Kind, Status, StatusState};
+use trigger_core::{Kind, Status, StatusState, TriggerContext};
 use uuid::Uuid;
 
 use crate::answer;
 use crate::pattern::RESERVED;
+use crate::prefer::{PREFERENCE_APPLIED, Wait};
 use crate::problem::Problem;
 use crate::routes::Routes;
 
@@ -31,6 +32,32 @@ pub(crate) fn accepted(invocation_id: Uuid, duplicate: bool) -> Response<Full<By
     let mut response = json(StatusCode::ACCEPTED, &Accepted { invocation_id, status_url: &status_url, duplicate });
     let location = HeaderValue::try_from(status_url).expect("slashes, letters, digits and hyphens are visible");
     response.headers_mut().insert(header::LOCATION, location);
+    response
+}
+
+/// The end of an accepted invocation as its caller is told of it, or 202 when the wait was too short for it. The event
+/// is kept whatever happens here: nothing is refused any more.
+pub(crate) async fn awaited(
+    cx: &TriggerContext,
+    invocation_id: Uuid,
+    duplicate: bool,
+    wait: Wait,
+    request_id: &HeaderValue,
+) -> Response<Full<Bytes>> {
+    let status = tokio::select! {
+        status = cx.dispatch.wait(invocation_id, wait.time()) => status.ok().flatten(),
+        // Whoever waits must not hold up the shutdown of the engine that would end the wait.
+        () = cx.shutdown.cancelled() => None,
+    };
+    let ended = match status.map(|status| status.state) {
+        Some(StatusState::Ok { body, http }) => answer::from_guest(trigger_core::Response { body, http }),
+        Some(StatusState::Dead { reason, failure }) => Err(answer::dead(reason, failure)),
+        Some(StatusState::Cancelled) => Err(cancelled()),
+        // It has not ended, or its result was not kept, or cannot be read now.
+        Some(StatusState::Queued { .. } | StatusState::Running { .. }) | None => Ok(accepted(invocation_id, duplicate)),
+    };
+    let mut response = uncached(ended.unwrap_or_else(|problem| problem.respond(request_id)));
+    response.headers_mut().insert(&PREFERENCE_APPLIED, wait.applied());
     response
 }
 
@@ -85,12 +112,16 @@ async fn standing(routes: &Routes, invocation_id: Uuid) -> Result<Response<Full<
             return Err(Problem { status: StatusCode::INTERNAL_SERVER_ERROR, ..answer::dead(reason, failure) });
         }
         StatusState::Cancelled => {
-            return Err(Problem::new(StatusCode::GONE, "cancelled", "the invocation was cancelled before it ended"));
+            return Err(cancelled());
         }
     };
     let mut response = json(StatusCode::ACCEPTED, &Standing { invocation_id, state, attempts, run_at });
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     Ok(uncached(response))
+}
+
+fn cancelled() -> Problem {
+    Problem::new(StatusCode::GONE, "cancelled", "the invocation was cancelled before it ended")
 }
 
 fn unknown() -> Problem {

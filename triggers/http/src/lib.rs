@@ -19,6 +19,7 @@ mod config;
 mod handle;
 mod invocations;
 mod pattern;
+mod prefer;
 mod problem;
 mod request_id;
 mod routes;

@@ -8,7 +8,7 @@ pub(crate) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-
 const MAX_BYTES: usize = 128;
 
 /// The caller's name for its request, as soon as there is one.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct RequestId(Option<HeaderValue>);
 
 impl RequestId {

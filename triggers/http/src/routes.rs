@@ -57,6 +57,7 @@ pub(crate) struct Route {
     pub(crate) pattern: Pattern,
     pub(crate) mode: Mode,
     pub(crate) max_body_bytes: u64,
+    pub(crate) max_wait_seconds: u32,
     pub(crate) cx: TriggerContext,
     /// Requests under way; closed once the route is out of the table.
     pub(crate) in_flight: TaskTracker,

@@ -47,12 +47,13 @@ impl TriggerKind for Http {
             refused(what, help)
         })?;
         let pattern = Pattern::parse(&config.path).map_err(|mistake| refused(mistake.message, mistake.help))?;
-        let Config { mode, max_body_bytes, .. } = config;
+        let Config { mode, max_body_bytes, max_wait_seconds, .. } = config;
         Ok(Bound {
             served,
             pattern,
             mode,
             max_body_bytes,
+            max_wait_seconds,
             starting: self.routes.starting(),
             routes: self.routes.clone(),
         })
@@ -65,6 +66,7 @@ pub struct Bound {
     pattern: Pattern,
     mode: Mode,
     max_body_bytes: u64,
+    max_wait_seconds: u32,
     starting: Starting,
     routes: Routes,
 }
@@ -73,10 +75,10 @@ impl Trigger for Bound {
     /// The route is in the table from the first poll on, so an old trigger that is asked to stop after this one was
     /// polled hands over without a gap.
     async fn run(self, cx: TriggerContext) -> Result<(), TriggerError> {
-        let Bound { served, pattern, mode, max_body_bytes, starting, routes } = self;
+        let Bound { served, pattern, mode, max_body_bytes, max_wait_seconds, starting, routes } = self;
         let shutdown = cx.shutdown.clone();
         let in_flight = TaskTracker::new();
-        let route = Arc::new(Route { served, pattern, mode, max_body_bytes, cx, in_flight });
+        let route = Arc::new(Route { served, pattern, mode, max_body_bytes, max_wait_seconds, cx, in_flight });
         let entry = Entry::new(routes, route);
         drop(starting);
         shutdown.cancelled().await;

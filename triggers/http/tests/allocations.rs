@@ -4,6 +4,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -12,8 +13,8 @@ use http_body_util::Full;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use trigger_core::{
-    Accepted, Answer, Binding, BoxFuture, Clock, Dispatch, InvocationContext, Kind, Refused, Response, Shed, Status,
-    Trigger, TriggerContext, TriggerKind,
+    Accepted, Answer, Binding, BoxFuture, Cancelled, Clock, Dispatch, Gate, InvocationContext, Kind, Refused, Response,
+    Shed, SkippedFire, Status, Trigger, TriggerContext, TriggerKind,
 };
 use trigger_http::{Http, Routes};
 
@@ -55,6 +56,40 @@ impl Dispatch for Echo {
     fn accept(&self, _: InvocationContext) -> BoxFuture<'_, Result<Accepted, Refused>> {
         unreachable!("no route here is asynchronous")
     }
+
+    fn accept_all(&self, _: Vec<InvocationContext>) -> BoxFuture<'_, Vec<Result<Accepted, Refused>>> {
+        unreachable!("no route here is asynchronous")
+    }
+
+    fn cancel(&self, _: uuid::Uuid) -> BoxFuture<'_, Result<Cancelled, Refused>> {
+        unreachable!("nothing is taken back")
+    }
+
+    fn cancel_key(&self, _: &Binding, _: &str) -> BoxFuture<'_, Result<Cancelled, Refused>> {
+        unreachable!("nothing is taken back")
+    }
+
+    fn cancel_live(&self, _: &Binding) -> BoxFuture<'_, Result<u64, Refused>> {
+        unreachable!("nothing is taken back")
+    }
+
+    fn cancel_others(&self, _: &Binding, _: &str) -> BoxFuture<'_, Result<u64, Refused>> {
+        unreachable!("nothing is taken back")
+    }
+
+    fn wait(&self, _: uuid::Uuid, _: Duration) -> BoxFuture<'_, Result<Option<Status>, Refused>> {
+        unreachable!("nobody waits")
+    }
+
+    fn skip_fires(&self, _: Vec<SkippedFire>) -> BoxFuture<'_, Result<(), Refused>> {
+        unreachable!("no schedule here")
+    }
+
+    fn paused(&self, _: &Binding) -> Option<Arc<str>> {
+        None
+    }
+
+    fn set_gate(&self, _: &Binding, _: Gate) {}
 
     fn status(&self, _: uuid::Uuid) -> BoxFuture<'_, Result<Option<Status>, Refused>> {
         unreachable!("nobody asks")

@@ -153,6 +153,48 @@ async fn a_dead_invocation_says_why() {
     assert_eq!((&problem["reason"], &problem["detail"]), (&"retries_exhausted".into(), &"ran past 10s".into()));
 }
 
+/// What a caller that waits is answered when the invocation stands so.
+async fn awaited(state: Option<StatusState>) -> Reply {
+    let (dispatch, routes) = queue().await;
+    *dispatch.status.lock().unwrap() = state.map(|state| status_of(Kind::Http, state));
+    let reply = ask(&routes, request("POST", "/f", &[("prefer", "wait=5"), ("x-request-id", "call-7")], "x")).await;
+    assert_eq!(dispatch.accepted().len(), 1, "it is kept before anybody waits");
+    assert_eq!((reply.header("preference-applied"), reply.header("x-request-id")), (Some("wait=5"), Some("call-7")));
+    assert_eq!(reply.header("cache-control"), Some("no-store"));
+    reply
+}
+
+#[tokio::test]
+async fn a_caller_that_would_rather_wait_is_answered_as_the_function_did() {
+    let http = Some(Box::new(HttpParts { status: StatusCode::CREATED, headers: HeaderMap::new() }));
+    let reply = awaited(Some(StatusState::Ok { body: "made".into(), http })).await;
+    assert_eq!((reply.status, &reply.body[..]), (201, &b"made"[..]));
+    let failure = Failure::new(FailureCode::Timeout, "ran past 10s");
+    let reply = awaited(Some(StatusState::Dead { reason: DeadReason::RetriesExhausted, failure })).await;
+    assert_eq!((reply.status, reply.code().as_str()), (504, "timeout"));
+    assert_eq!(reply.json()["request_id"], "call-7");
+    let reply = awaited(Some(StatusState::Cancelled)).await;
+    assert_eq!((reply.status, reply.code().as_str()), (410, "cancelled"));
+    for unknown in [None, Some(StatusState::Running { progress: None })] {
+        let reply = awaited(unknown).await;
+        assert_eq!((reply.status, &reply.json()["duplicate"]), (202, &false.into()));
+        assert!(reply.header("location").is_some());
+    }
+}
+
+#[tokio::test]
+async fn a_wait_is_bounded_by_the_route() {
+    let dispatch = FakeDispatch::echo();
+    for (most, applied) in [(2, Some("wait=2")), (0, None)] {
+        let routes = table(&dispatch, json!({ "path": "/f", "mode": "async", "max_wait_seconds": most })).await;
+        let reply = ask(&routes, request("POST", "/f", &[("prefer", "respond-async, wait=60")], "x")).await;
+        assert_eq!((reply.status, reply.header("preference-applied")), (202, applied));
+    }
+    let routes = table(&dispatch, json!({ "path": "/f" })).await;
+    let reply = ask(&routes, request("POST", "/f", &[("prefer", "wait=60")], "x")).await;
+    assert_eq!((reply.status, reply.header("preference-applied")), (200, None), "a sync route waits anyway");
+}
+
 #[tokio::test]
 async fn what_is_not_known_here_is_404() {
     assert_eq!(standing(None).await.code(), "not_found");

@@ -1,13 +1,17 @@
 //! Takes an order over HTTP and tells the rest of the shop about it.
 //!
 //! `POST /orders/{id}` with `{"item": "kettle", "amount": 4200}` (cents) is answered 201, and the order goes out on
-//! `orders.<id>.created`. A bad order is the caller's mistake, not a failed attempt: it is answered 422 and nothing is
+//! `orders.<id>.created`. A timer reminds of it, should it have no receipt by then. A bad order is the caller's mistake, not a failed attempt: it is answered 422 and nothing is
 //! published.
 
 wit_bindgen::generate!({ path: "../../../../wit", world: "function" });
 
 use serde::{Deserialize, Serialize};
-use tripline::function::{http_response, invocation, log, messaging};
+use tripline::function::types::{Conflict, Moment};
+use tripline::function::{environment, http_response, invocation, log, messaging, timers};
+
+/// How long a receipt may take, in milliseconds, where the environment does not say.
+const REMIND_AFTER: u64 = 5_000;
 
 /// What a caller sends.
 #[derive(Deserialize)]
@@ -69,7 +73,8 @@ fn read(id: &str, body: &[u8]) -> Result<Order, String> {
 fn accept(id: &str, order: &Order) -> Result<Vec<u8>, Failure> {
     let subject = format!("orders.{id}.created");
     let created = json(&Created { id, item: &order.item, amount: order.amount });
-    // Sent when this attempt has succeeded, never otherwise.
+    // Set and sent when this attempt has succeeded, never otherwise.
+    remind(id, &created).map_err(|error| Failure::Permanent(format!("cannot set a reminder: {error:?}")))?;
     messaging::publish(&messaging::Message {
         subject: subject.clone(),
         headers: vec![("content-type".into(), b"application/json".into())],
@@ -78,6 +83,20 @@ fn accept(id: &str, order: &Order) -> Result<Vec<u8>, Failure> {
     .map_err(|error| Failure::Permanent(format!("cannot publish on {subject}: {error:?}")))?;
     log::write(log::Level::Info, &format!("order {id}: {} for {} cents", order.item, order.amount));
     answer(201, "application/json", created)
+}
+
+/// Sets the order's reminder, which its receipt cancels.
+fn remind(id: &str, order: &[u8]) -> Result<(), timers::Error> {
+    let after = environment::get("REMIND_AFTER_MS").and_then(|text| text.parse().ok()).unwrap_or(REMIND_AFTER);
+    let options = timers::Options {
+        content_type: Some("application/json".into()),
+        headers: Vec::new(),
+        conflict: Conflict::Replace,
+        allow_past: false,
+        retry_count: None,
+        result_ttl_seconds: None,
+    };
+    timers::set("reminders", id, Moment::After(after), order, &options)
 }
 
 fn refuse(why: &str) -> Result<Vec<u8>, Failure> {

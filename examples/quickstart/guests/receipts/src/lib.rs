@@ -10,7 +10,7 @@
 
 wit_bindgen::generate!({ path: "../../../../wit", world: "function" });
 
-use tripline::function::{environment, log};
+use tripline::function::{environment, log, timers};
 
 /// How long `slow` asks to be left alone, in milliseconds.
 const SLOW_MILLISECONDS: u64 = 2_000;
@@ -34,8 +34,18 @@ impl Guest for Receipts {
         if is_free(&order) && environment::get("FREE_ORDERS").as_deref() != Some("yes") {
             return Err(Failure::Retryable("a receipt over 0 needs FREE_ORDERS = \"yes\"".into()));
         }
+        if let Some(id) = order_id(&cx.subject) {
+            // At once: whatever becomes of this attempt now, nobody needs to be reminded of the order.
+            timers::cancel("reminders", id)
+                .map_err(|error| Failure::Retryable(format!("cannot cancel the reminder: {error:?}")))?;
+        }
         Ok(format!("receipt for {}: {order}", cx.subject).into_bytes())
     }
+}
+
+/// The order's id in `orders.<id>.created`.
+fn order_id(subject: &str) -> Option<&str> {
+    subject.strip_prefix("orders.")?.strip_suffix(".created")
 }
 
 /// Whether the order's amount is 0. A look at the text is enough here, and makes the module a third of its size.
@@ -49,7 +59,13 @@ fn is_free(order: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::is_free;
+    use super::{is_free, order_id};
+
+    #[test]
+    fn an_order_is_known_by_its_subject() {
+        assert_eq!(order_id("orders.7.created"), Some("7"));
+        assert_eq!(order_id("orders.created"), None);
+    }
 
     #[test]
     fn only_an_amount_of_nothing_is_free() {

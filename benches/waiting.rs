@@ -1,0 +1,180 @@
+//! What waiting costs: memory of rows that are due later, and how late rows begin that come due, each run by a sandboxed
+//! component.
+//!
+//! See `benches/README.md`.
+
+#![allow(clippy::print_stdout, reason = "printing figures is what benchmarks do")]
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use chrono::TimeDelta;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use trigger_core::{Binding, BoxFuture, Clock, Custody, Dispatch as _, InvocationContext, Kind, Progress};
+use tripline::bus::MemoryBus;
+use tripline::dispatch::{Dispatcher, Parts, Settings};
+use tripline::executor::{Abi, Attempt, Executor, ExecutorConfig, Inspection, ModuleError, ModuleSource, WasmExecutor};
+use tripline::functions::{Definition, Digest, Registry, Version, Versions};
+use tripline::store::sqlite::{SqliteSettings, SqliteStore};
+use tripline::store::{Deploy, Store as _};
+use tripline::traces::Ring;
+
+/// Rows that wait for an hour.
+const WAITING: usize = 100_000;
+/// Rows that come due within ten seconds.
+const TIMERS: usize = 10_000;
+/// Rows that come due at one moment.
+const TOGETHER: usize = 1_000;
+
+struct Guest(Bytes);
+
+impl ModuleSource for Guest {
+    fn module(&self, _: Digest) -> BoxFuture<'_, Result<Bytes, ModuleError>> {
+        let bytes = self.0.clone();
+        Box::pin(async move { Ok(bytes) })
+    }
+}
+
+/// Runs guests and notes how late each begins, in milliseconds.
+struct Timed {
+    wasm: WasmExecutor,
+    late: Arc<Mutex<Vec<f64>>>,
+}
+
+impl Executor for Timed {
+    fn inspect(&self, module: &[u8]) -> Result<Inspection, ModuleError> {
+        self.wasm.inspect(module)
+    }
+
+    fn prepare<'a>(&'a self, version: &'a Arc<Version>) -> BoxFuture<'a, Result<(), ModuleError>> {
+        self.wasm.prepare(version)
+    }
+
+    fn attempt<'a>(
+        &'a self,
+        version: &'a Arc<Version>,
+        invocation: &'a InvocationContext,
+        deadline: Instant,
+        progress: Option<watch::Sender<Progress>>,
+    ) -> BoxFuture<'a, Attempt> {
+        if let Some(due) = invocation.scheduled_at {
+            let late = Clock::system().now() - due;
+            self.late.lock().push(late.num_microseconds().unwrap_or(i64::MAX) as f64 / 1000.0);
+        }
+        self.wasm.attempt(version, invocation, deadline, progress)
+    }
+}
+
+fn rss_mib() -> f64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: f64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or_default();
+    pages * 4096.0 / f64::from(1 << 20)
+}
+
+fn at(sorted: &[f64], share: f64) -> f64 {
+    sorted[((sorted.len() - 1) as f64 * share) as usize]
+}
+
+struct Bench {
+    dispatcher: Arc<Dispatcher>,
+    late: Arc<Mutex<Vec<f64>>>,
+    binding: Arc<Binding>,
+}
+
+impl Bench {
+    async fn new(store: Arc<SqliteStore>) -> Self {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/guests/echo.component.wasm");
+        let module = Bytes::from(std::fs::read(path).expect("the guest is committed"));
+        let wasm = WasmExecutor::new(ExecutorConfig::default(), Arc::new(Guest(module.clone()))).expect("an executor");
+        let late = Arc::new(Mutex::new(Vec::new()));
+        let executor = Arc::new(Timed { wasm, late: late.clone() });
+        let versions = Arc::new(Versions::new(store.clone()));
+        let registry = Arc::new(Registry::default());
+        let deploy = Deploy {
+            definition: Definition::new("default", "echo"),
+            digest: Digest::of(&module),
+            module,
+            abi: Abi::Component,
+            triggers: Vec::new(),
+        };
+        store.deploy("default".to_owned(), vec![deploy]).await.expect("deployed");
+        let rows = store.functions().await.expect("functions");
+        let deployed: Vec<_> = rows.into_iter().map(|row| versions.from_row(row.version)).collect();
+        for version in &deployed {
+            executor.prepare(version).await.expect("compiled");
+        }
+        registry.replace(deployed);
+        let parts = Parts {
+            registry,
+            versions,
+            executor,
+            store,
+            bus: Arc::new(MemoryBus::default()),
+            ring: Arc::new(Ring::new(16_384)),
+            clock: Clock::system(),
+        };
+        let binding = Arc::new(Binding {
+            namespace: "default".into(),
+            function_name: "echo".into(),
+            trigger_id: "timers".into(),
+            trigger_type: Kind::Timer,
+        });
+        let dispatcher = Dispatcher::new(Settings::default(), parts);
+        dispatcher.run();
+        Self { dispatcher, late, binding }
+    }
+
+    /// Accepts rows that are due this much later each, from `first` on.
+    async fn set(&self, count: usize, first: TimeDelta, step: TimeDelta) {
+        let start = Clock::system().now() + first;
+        for list in (0..count).collect::<Vec<_>>().chunks(1000) {
+            let events = list.iter().map(|index| {
+                let mut event =
+                    InvocationContext::new(self.binding.clone(), Custody::Engine, Bytes::from_static(&[7; 128]));
+                event.scheduled_at = Some(start + step * i32::try_from(*index).expect("a small number"));
+                event.terms_mut().result_ttl_seconds = Some(0);
+                event
+            });
+            let accepted = self.dispatcher.accept_all(events.collect()).await;
+            assert!(accepted.iter().all(Result::is_ok));
+        }
+    }
+
+    /// Waits until so many have begun, and prints how late they were.
+    async fn lateness(&self, what: &str, count: usize) {
+        while self.late.lock().len() < count {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let mut late = std::mem::take(&mut *self.late.lock());
+        late.sort_by(f64::total_cmp);
+        let [median, p99, most] = [0.5, 0.99, 1.0].map(|share| at(&late, share));
+        println!("{what:<46} late by {median:.1} ms (median), {p99:.1} (p99), {most:.1} (most)");
+    }
+}
+
+fn main() {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = SqliteStore::open(SqliteSettings::file(directory.path().join("state.db"))).expect("a store");
+        let bench = Bench::new(Arc::new(store)).await;
+        // What the first rows bring with them (caches of pages and statements) is there whatever waits.
+        bench.set(1000, TimeDelta::hours(1), TimeDelta::zero()).await;
+        let before = rss_mib();
+        bench.set(WAITING, TimeDelta::hours(1), TimeDelta::zero()).await;
+        let kib = (rss_mib() - before) * 1024.0;
+        println!("{WAITING} rows that wait: {kib:.0} KiB more of memory, {:.2} KiB a row", kib / WAITING as f64);
+
+        for _ in 0..3 {
+            bench.set(TOGETHER, TimeDelta::seconds(2), TimeDelta::zero()).await;
+            bench.lateness(&format!("{TOGETHER} due at one moment, with those waiting"), TOGETHER).await;
+        }
+        let step = TimeDelta::milliseconds(10_000 / TIMERS as i64);
+        bench.set(TIMERS, TimeDelta::seconds(3), step).await;
+        bench.lateness(&format!("{TIMERS} due within ten seconds"), TIMERS).await;
+        bench.dispatcher.drain(Duration::from_secs(5)).await;
+    });
+}
