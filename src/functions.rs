@@ -235,10 +235,8 @@ pub struct Allow {
     /// Subjects that it may publish on; wildcards as in subscriptions.
     pub publish: Vec<String>,
     /// Queues whose jobs it may enqueue and cancel; wildcards as in subscriptions.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub jobs: Vec<String>,
     /// Names under which it may set and cancel timers; wildcards as in subscriptions.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub timers: Vec<String>,
 }
 

@@ -97,12 +97,20 @@ BEGIN
         SELECT FROM jsonb_array_elements(v_list) AS h (pair)
         WHERE jsonb_typeof(pair) <> 'array' OR jsonb_array_length(pair) <> 2
             OR jsonb_typeof(pair -> 0) <> 'string' OR jsonb_typeof(pair -> 1) <> 'string'
+            OR pair ->> 0 = '' OR pair ->> 0 ~ '[[:cntrl:]:]'
     ) THEN
         RAISE EXCEPTION 'the headers are not names with texts'
             USING ERRCODE = '22023', HINT = 'write {"name": "value"}, or [["name", "value"]] for repeated names';
     END IF;
     RETURN nullif(v_list, '[]');
 END
+$$;
+
+-- The first value of a header, whatever the case of its name.
+CREATE OR REPLACE FUNCTION header(p_headers jsonb, p_name text) RETURNS text
+LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
+    SELECT h.pair ->> 1 FROM jsonb_array_elements(p_headers) WITH ORDINALITY AS h (pair, place)
+    WHERE lower(h.pair ->> 0) = lower(p_name) ORDER BY place LIMIT 1
 $$;
 
 -- Removes a row that waits, and gives the one behind it its turn. Its ordering key is locked.
@@ -147,22 +155,30 @@ DECLARE
     v_holder_key text;
     v_holder_lock bigint;
     v_headers jsonb := header_list(p_headers);
+    v_depth text := header(header_list(p_headers), 'Tripline-Depth');
+    v_parent text := header(header_list(p_headers), 'Tripline-Parent');
     v_id uuid := new_invocation_id();
     v_now timestamptz := clock_timestamp();
     v_run_at timestamptz := coalesce(p_run_at, v_now);
-    v_priority integer := coalesce(p_priority, 0);
+    v_priority integer;
+    v_ordering_key text;
+    v_backlog numeric;
     v_last bigint;
     v_state smallint;
     v_locks bigint[];
 BEGIN
-    SELECT f.namespace, f.name, t.trigger_id, t.config, (v.definition::json ->> 'max_input_bytes')::bigint AS max_bytes
+    SELECT f.namespace, f.name, t.trigger_id, (v.definition::json ->> 'max_input_bytes')::bigint AS max_bytes,
+        (t.config::json ->> 'priority')::integer AS priority, t.config::json ->> 'ordering' = 'queue' AS in_order,
+        (t.config::json ->> 'max_backlog')::numeric AS max_backlog,
+        (t.config::json ->> 'result_ttl_seconds')::bigint AS result_ttl_seconds
     INTO v_trigger
     FROM triggers t JOIN functions f USING (function_id) JOIN routes r USING (function_id)
     JOIN versions v ON v.function_id = r.function_id AND v.version = r.version
     WHERE t.trigger_type = p_type AND t.config::json ->> p_field = p_name
     ORDER BY f.namespace, f.name LIMIT 1;
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'no function works on % %', p_field, coalesce(quote_literal(left(p_name, 200)), 'NULL')
+        RAISE EXCEPTION '% %', CASE p_type WHEN 'job' THEN 'no function works on queue'
+            ELSE 'no function has timers called' END, coalesce(quote_literal(left(p_name, 200)), 'NULL')
             USING ERRCODE = 'TL404', HINT = 'there is ' || coalesce((
                 SELECT string_agg(name, ', ') FROM (
                     SELECT DISTINCT t.config::json ->> p_field AS name
@@ -176,29 +192,43 @@ BEGIN
             v_trigger.name, v_trigger.max_bytes
             USING ERRCODE = 'TL413', HINT = 'pass a reference to it, or raise the function''s max_input_bytes';
     END IF;
+    v_priority := coalesce(p_priority, v_trigger.priority, 0);
     IF v_priority NOT BETWEEN -100 AND 100 THEN
         RAISE EXCEPTION 'priority is %', v_priority USING ERRCODE = '22023', HINT = 'it is a number from -100 to 100';
     END IF;
-    IF p_max_retries < 0 THEN
-        RAISE EXCEPTION 'max_retries is %', p_max_retries USING ERRCODE = '22023', HINT = 'it is 0 or more';
+    IF p_max_retries NOT BETWEEN 0 AND 1000 THEN
+        RAISE EXCEPTION 'max_retries is %', p_max_retries
+            USING ERRCODE = '22023', HINT = 'it is a number from 0 to 1000';
     END IF;
     IF NOT isfinite(v_run_at) OR v_run_at > v_now + interval '3650 days' OR v_run_at < '0002-01-01 00:00:00+00' THEN
         RAISE EXCEPTION 'run_at is %', v_run_at
             USING ERRCODE = '22023', HINT = 'it is a moment that is at most 3650 days ahead';
     END IF;
-    IF octet_length(p_content_type) > 255 OR p_content_type ~ '[[:cntrl:]]' THEN
+    IF p_type = 'timer' AND v_run_at < v_now - interval '1 minute' THEN
+        RAISE EXCEPTION 'run_at is %, which is past', v_run_at
+            USING ERRCODE = '22023', HINT = 'a timer is for a moment to come; write now() for at once';
+    END IF;
+    IF octet_length(p_content_type) > 256 OR p_content_type ~ '[[:cntrl:]]' THEN
         RAISE EXCEPTION 'content_type is no media type'
             USING ERRCODE = '22023', HINT = 'write one such as application/json';
     END IF;
-    PERFORM check_key('unique_key', p_unique_key), check_key('ordering_key', p_ordering_key);
+    PERFORM check_key(CASE p_type WHEN 'job' THEN 'unique_key' ELSE 'key' END, p_unique_key),
+        check_key('ordering_key', p_ordering_key);
+    -- A queue in order has one key for all its jobs.
+    v_ordering_key := CASE WHEN v_trigger.in_order THEN '*' ELSE p_ordering_key END;
+    IF v_trigger.in_order AND p_ordering_key IS NOT NULL THEN
+        RAISE EXCEPTION 'ordering_key is given, and every job of queue % waits for the one before it',
+            quote_literal(p_name)
+            USING ERRCODE = '22023', HINT = 'leave it out';
+    END IF;
 
     SELECT b.binding_id INTO v_binding_id FROM bindings b
     WHERE (b.namespace, b.function_name, b.trigger_id, b.trigger_type)
         = (v_trigger.namespace, v_trigger.name, v_trigger.trigger_id, p_type);
 
-    IF p_unique_key IS NOT NULL OR p_ordering_key IS NOT NULL THEN
+    IF p_unique_key IS NOT NULL OR v_ordering_key IS NOT NULL THEN
         v_locks := ARRAY[
-            hashtextextended('u' || p_unique_key, v_binding_id), hashtextextended('o' || p_ordering_key, v_binding_id),
+            hashtextextended('u' || p_unique_key, v_binding_id), hashtextextended('o' || v_ordering_key, v_binding_id),
             (SELECT hashtextextended('o' || q.ordering_key, q.binding_id)
              FROM unique_keys u JOIN queue q USING (invocation_id)
              WHERE u.binding_id = v_binding_id AND u.unique_key = convert_to(p_unique_key, 'UTF8'))
@@ -216,16 +246,27 @@ BEGIN
         IF v_holder IS NOT NULL AND p_conflict = 'keep' THEN
             PERFORM count_events(v_binding_id, 'accepted', ''), count_events(v_binding_id, 'skipped', 'duplicate');
             RETURN v_holder;
-        ELSIF v_holder IS NOT NULL THEN
-            PERFORM lock_keys(ARRAY[v_holder_lock]);
-            PERFORM take_back(v_holder);
         END IF;
+    END IF;
+    IF v_trigger.max_backlog IS NOT NULL THEN
+        SELECT sum(CASE l.outcome WHEN 'accepted' THEN l.count ELSE -l.count END) INTO v_backlog
+        FROM ledger l WHERE l.binding_id = v_binding_id;
+        IF v_backlog >= v_trigger.max_backlog THEN
+            RAISE EXCEPTION 'queue % has % jobs, its max_backlog is %', quote_literal(p_name), v_backlog,
+                v_trigger.max_backlog
+                USING ERRCODE = 'TL429', HINT = 'try again when some have ended, or raise max_backlog';
+        END IF;
+    END IF;
+    -- One that runs already cannot be replaced: it goes on, and the new one is another event.
+    IF v_holder IS NOT NULL THEN
+        PERFORM lock_keys(ARRAY[v_holder_lock]);
+        PERFORM take_back(v_holder);
     END IF;
 
     v_state := CASE WHEN v_run_at <= v_now THEN 1 ELSE 0 END;
-    IF p_ordering_key IS NOT NULL THEN
+    IF v_ordering_key IS NOT NULL THEN
         SELECT q.position INTO v_last FROM queue q
-        WHERE q.binding_id = v_binding_id AND q.ordering_key = p_ordering_key ORDER BY q.position DESC LIMIT 1;
+        WHERE q.binding_id = v_binding_id AND q.ordering_key = v_ordering_key ORDER BY q.position DESC LIMIT 1;
         IF FOUND THEN
             v_state := 2;
         END IF;
@@ -234,22 +275,29 @@ BEGIN
         invocation_id, binding_id, state, run_at, rank, attempt, redrive_count, ordering_key, position, unique_key,
         context, payload
     ) VALUES (
-        v_id, v_binding_id, v_state, v_run_at, v_run_at - interval '1 minute' * v_priority, 1, 0, p_ordering_key,
-        CASE WHEN p_ordering_key IS NOT NULL THEN coalesce(v_last, 0) + 1 END, p_unique_key,
+        v_id, v_binding_id, v_state, v_run_at, v_run_at - interval '1 minute' * v_priority, 1, 0, v_ordering_key,
+        CASE WHEN v_ordering_key IS NOT NULL THEN coalesce(v_last, 0) + 1 END, p_unique_key,
         jsonb_strip_nulls(jsonb_build_object(
             'invocation_id', v_id, 'namespace', v_trigger.namespace, 'function_name', v_trigger.name,
             'trigger_id', v_trigger.trigger_id, 'trigger_type', p_type, 'custody', 'engine', 'attempt', 1,
-            'depth', 0, 'subject', p_name, 'content_type', p_content_type, 'headers', v_headers,
+            'depth', CASE WHEN v_depth IS NULL THEN 0 WHEN v_depth ~ '^[0-9]{1,9}$' THEN v_depth::bigint
+                ELSE 4294967295 END, -- what is no number must not lower the guard
+            'parent', CASE WHEN v_parent ~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$' THEN v_parent END,
+            'subject', CASE p_type WHEN 'job' THEN p_name ELSE p_name || '/' || p_unique_key END,
+            'attributes', CASE p_type WHEN 'timer' THEN jsonb_build_array(
+                jsonb_build_array('timer', p_name), jsonb_build_array('key', p_unique_key)) END,
+            'content_type', p_content_type, 'headers', v_headers,
             'scheduled_at', moment_text(p_run_at), 'received_at', moment_text(v_now),
+            'tracestate', header(v_headers, 'tracestate'),
             'traceparent', coalesce(
-                (SELECT h.pair ->> 1 FROM jsonb_array_elements(v_headers) AS h (pair)
-                 WHERE lower(h.pair ->> 0) = 'traceparent' LIMIT 1),
+                header(v_headers, 'traceparent'),
                 '00-' || replace(gen_random_uuid()::text, '-', '') || '-'
                     || substring(replace(gen_random_uuid()::text, '-', '') FROM 1 FOR 16) || '-01'
             ),
             'terms', nullif(jsonb_strip_nulls(jsonb_build_object(
                 'priority', nullif(v_priority, 0), 'retry_count', p_max_retries,
-                'ordering', CASE WHEN p_ordering_key IS NOT NULL THEN jsonb_build_object('key', p_ordering_key) END,
+                'result_ttl_seconds', v_trigger.result_ttl_seconds,
+                'ordering', CASE WHEN v_ordering_key IS NOT NULL THEN jsonb_build_object('key', v_ordering_key) END,
                 'unique', CASE WHEN p_unique_key IS NOT NULL THEN jsonb_build_object(
                     'key', p_unique_key, 'scope', 'live', 'conflict', p_conflict) END
             )), '{}')
@@ -271,7 +319,7 @@ $$;
 -- Puts a job in a queue; with a unique key that a job holds which has not ended, that job is the answer.
 CREATE OR REPLACE FUNCTION enqueue(
     queue text, payload bytea, content_type text DEFAULT NULL, headers jsonb DEFAULT NULL,
-    unique_key text DEFAULT NULL, priority integer DEFAULT 0, run_at timestamptz DEFAULT NULL,
+    unique_key text DEFAULT NULL, priority integer DEFAULT NULL, run_at timestamptz DEFAULT NULL,
     ordering_key text DEFAULT NULL, max_retries integer DEFAULT NULL
 ) RETURNS uuid
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT AS $$
@@ -280,7 +328,7 @@ $$;
 
 CREATE OR REPLACE FUNCTION enqueue(
     queue text, payload text, content_type text DEFAULT 'text/plain; charset=utf-8', headers jsonb DEFAULT NULL,
-    unique_key text DEFAULT NULL, priority integer DEFAULT 0, run_at timestamptz DEFAULT NULL,
+    unique_key text DEFAULT NULL, priority integer DEFAULT NULL, run_at timestamptz DEFAULT NULL,
     ordering_key text DEFAULT NULL, max_retries integer DEFAULT NULL
 ) RETURNS uuid
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT AS $$
@@ -289,7 +337,7 @@ $$;
 
 CREATE OR REPLACE FUNCTION enqueue(
     queue text, payload jsonb, content_type text DEFAULT 'application/json', headers jsonb DEFAULT NULL,
-    unique_key text DEFAULT NULL, priority integer DEFAULT 0, run_at timestamptz DEFAULT NULL,
+    unique_key text DEFAULT NULL, priority integer DEFAULT NULL, run_at timestamptz DEFAULT NULL,
     ordering_key text DEFAULT NULL, max_retries integer DEFAULT NULL
 ) RETURNS uuid
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT AS $$
@@ -299,7 +347,7 @@ $$;
 -- Sets a timer for a moment, in place of the one of the same key that has not begun.
 CREATE OR REPLACE FUNCTION schedule(
     timer text, key text, run_at timestamptz, payload bytea DEFAULT '', content_type text DEFAULT NULL,
-    headers jsonb DEFAULT NULL, priority integer DEFAULT 0, max_retries integer DEFAULT NULL
+    headers jsonb DEFAULT NULL, priority integer DEFAULT NULL, max_retries integer DEFAULT NULL
 ) RETURNS uuid
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
@@ -307,13 +355,13 @@ BEGIN
         RAISE EXCEPTION 'a timer needs a key and a moment'
             USING ERRCODE = '22004', HINT = 'write schedule(''timer'', ''key'', now() + interval ''1 hour'')';
     END IF;
-    RETURN accept_event('timer', 'timer', $1, $4, $5, $6, $2, 'replace', $7, $3, NULL, $8);
+    RETURN accept_event('timer', 'timers', $1, $4, $5, $6, $2, 'replace', $7, $3, NULL, $8);
 END
 $$;
 
 CREATE OR REPLACE FUNCTION schedule(
     timer text, key text, run_at timestamptz, payload text, content_type text DEFAULT 'text/plain; charset=utf-8',
-    headers jsonb DEFAULT NULL, priority integer DEFAULT 0, max_retries integer DEFAULT NULL
+    headers jsonb DEFAULT NULL, priority integer DEFAULT NULL, max_retries integer DEFAULT NULL
 ) RETURNS uuid
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT AS $$
     SELECT schedule($1, $2, $3, convert_to($4, 'UTF8'), $5, $6, $7, $8)
@@ -321,7 +369,7 @@ $$;
 
 CREATE OR REPLACE FUNCTION schedule(
     timer text, key text, run_at timestamptz, payload jsonb, content_type text DEFAULT 'application/json',
-    headers jsonb DEFAULT NULL, priority integer DEFAULT 0, max_retries integer DEFAULT NULL
+    headers jsonb DEFAULT NULL, priority integer DEFAULT NULL, max_retries integer DEFAULT NULL
 ) RETURNS uuid
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT AS $$
     SELECT schedule($1, $2, $3, convert_to($4::text, 'UTF8'), $5, $6, $7, $8)
@@ -358,7 +406,7 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT AS $$
     JOIN bindings b ON (b.namespace, b.function_name, b.trigger_id, b.trigger_type)
         = (f.namespace, f.name, t.trigger_id, t.trigger_type)
     JOIN unique_keys u ON u.binding_id = b.binding_id AND u.unique_key = convert_to($2, 'UTF8')
-    WHERE t.trigger_type = 'timer' AND t.config::json ->> 'timer' = $1
+    WHERE t.trigger_type = 'timer' AND t.config::json ->> 'timers' = $1
 $$;
 
 DO $$

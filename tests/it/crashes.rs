@@ -3,6 +3,8 @@
 //!
 //! `CRASHES=1000 tests/run -E 'test(crashes)'` for a longer look; `CRASH_SEED` repeats one.
 
+#![allow(clippy::print_stdout, reason = "a failure is repeated by its seed")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -49,7 +49,7 @@ async fn the_quickstart_says_what_is_live_and_does_what_its_readme_says() {
         let ops = trace["detail"]["host_ops"].as_array().unwrap().iter();
         ops.map(|op| format!("{} {}", op["op"].as_str().unwrap(), op["target"].as_str().unwrap())).collect()
     };
-    assert_eq!(ops(orders), ["set-timer reminders/7", "publish orders.7.created"]);
+    assert_eq!(ops(orders), ["set-timer reminders/7", "publish orders.7.created", "http-response 201"]);
     assert_eq!(ops(receipt), ["cancel-timer reminders/7"]);
     assert_eq!(project.json(&["timers", "list", "reminders"])["items"], serde_json::json!([]));
     let answer = project.post("/orders/8", r#"{"item": "kettle"}"#).await;

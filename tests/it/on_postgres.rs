@@ -163,3 +163,37 @@ async fn a_server_that_is_away_at_the_start_is_one_clear_line() {
     assert!(told.contains(&format!("127.0.0.1:{port}/app")) && !told.contains("hunter2"), "{told}");
     assert!(project.run(&["check"]).status.success(), "a check needs no server");
 }
+
+#[tokio::test]
+async fn a_job_in_the_callers_transaction_runs_when_it_commits() {
+    let server = Server::own();
+    let manifest = r#"
+[functions.echo]
+module = "steer.wasm"
+max_input_bytes = 100
+
+[[functions.echo.triggers]]
+type = "job"
+queue = "mail"
+"#;
+    let project = Project::new(&format!("store = \"{}\"", server.url()), manifest);
+    project.guest("steer.wat", "steer.wasm");
+    let _engine = project.serve().await;
+    server.query("CREATE TABLE orders (id int)").unwrap();
+    let order = |end: &str| {
+        let sql = format!("BEGIN; INSERT INTO orders VALUES (7); SELECT tripline.enqueue('mail', 'hello'); {end}");
+        server.query(&sql).unwrap()
+    };
+    order("ROLLBACK");
+    order("COMMIT");
+    eventually("the job", async || project.attempts("echo").await.len() == 1).await;
+    assert_eq!(server.query("SELECT count(*) FROM orders").as_deref(), Ok("1"));
+    // It was woken by the commit, and what was rolled back never was: the queue is empty, the ledger knows of one.
+    eventually("its end", async || server.query("SELECT count(*) FROM tripline.queue").as_deref() == Ok("0")).await;
+    let accepted = "SELECT sum(count) FROM tripline.ledger WHERE outcome = 'accepted'";
+    assert_eq!(server.query(accepted).as_deref(), Ok("1"));
+    let refusal = server.query("SELECT tripline.enqueue('male', 'hello')").unwrap_err();
+    assert!(refusal.contains("no function works on queue 'male'") && refusal.contains("there is mail"), "{refusal}");
+    let refusal = server.query("SELECT tripline.enqueue('mail', repeat('x', 101))").unwrap_err();
+    assert!(refusal.contains("the payload has 101 bytes"), "{refusal}");
+}

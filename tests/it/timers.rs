@@ -2,7 +2,6 @@
 
 use http::StatusCode;
 use serde_json::Value;
-use trigger_core::Clock;
 
 use crate::support::engine::Project;
 use crate::support::eventually;
@@ -112,7 +111,7 @@ async fn a_timer_that_came_due_while_the_engine_was_dead_fires_when_it_is_back()
     assert_eq!(project.json(&["status", id])["state"], "queued");
     engine.kill();
     let due: chrono::DateTime<chrono::Utc> = set["run_at"].as_str().unwrap().parse().unwrap();
-    eventually("the timer to be overdue", async || Clock::system().now() > due).await;
+    eventually("the timer to be overdue", async || trigger_core::Clock::system().now() > due).await;
     let _engine = project.serve().await;
     eventually("it to fire", async || project.json(&["status", id])["state"] == "ok").await;
     assert_eq!(project.attempts("remind").await, [(1, "ok".to_owned())]);

@@ -230,7 +230,7 @@ fn the_schema_takes_the_quickstart_and_refuses_what_is_mistaken() {
     let text =
         std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/quickstart/tripline.toml")).unwrap();
     let value = source::parse(&text).value;
-    assert_eq!(sound(&text).functions.len(), 5);
+    assert_eq!(sound(&text).functions.len(), 6);
     let schema = schema(&real_kinds());
     let validator = jsonschema::validator_for(&schema).unwrap();
     let errors: Vec<String> = validator.iter_errors(&value).map(|error| error.to_string()).collect();

@@ -41,13 +41,12 @@ async fn an_inline_attempt_causes_events_when_it_has_succeeded() {
     assert!(matches!(rig.dispatcher.dispatch(event(Custody::Caller)).await, Answer::Failed(_)));
     assert_eq!(rig.store.depths().await.unwrap(), crate::store::Depths::default(), "nothing was kept");
     let cause = event(Custody::Caller);
-    let (id, trace) = (cause.invocation_id, cause.trace.clone());
+    let (id, trace_id) = (cause.invocation_id, cause.trace.trace_id);
     assert!(matches!(rig.dispatcher.dispatch(cause).await, Answer::Ok(_)));
     eventually("the event to run", || caused(&rig) == ["ok"]).await;
     let records = rig.ring.recent(100);
     let record = records.iter().find(|record| record.binding.trigger_type == Kind::Job).unwrap();
-    assert_eq!((record.depth, record.parent, record.trace_id), (1, Some(id), trace.trace_id));
-    assert_eq!(record.parent_span, trace.span_id);
+    assert_eq!((record.depth, record.parent, record.trace_id), (1, Some(id), trace_id));
     balanced(&rig).await;
 }
 
@@ -142,7 +141,7 @@ async fn the_newest_progress_of_a_running_row_is_kept() {
     let half = Some(Progress { percent: 50.0, note: "half".to_owned() });
     let kept = async || match rig.dispatcher.status(id).await.unwrap().unwrap().state {
         StatusState::Running { progress } => progress,
-        state => panic!("{state:?}"),
+        _ => None,
     };
     let told = async {
         while kept().await != half {

@@ -93,9 +93,9 @@ impl Guest {
             .into_iter()
             .partition::<Vec<_>, _>(|held| held.timer == timer && held.key == key);
         work.timers = others;
-        let let_go = named.into_iter().fold(false, |any, held| self.let_go(held.id) || any);
+        let let_go = named.into_iter().filter(|held| self.let_go(held.id)).count();
         Ok(match stored {
-            Cancelled::Unknown | Cancelled::Ended if let_go => Cancelled::Cancelled,
+            Cancelled::Unknown | Cancelled::Ended if let_go > 0 => Cancelled::Cancelled,
             stored => stored,
         })
     }

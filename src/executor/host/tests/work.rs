@@ -88,18 +88,19 @@ fn jobs_and_timers_are_held_back_and_carry_what_caused_them() {
     let cause = guest.invocation.clone().unwrap();
     let unique = jobs::Unique { key: "one".into(), scope: jobs::UniqueScope::Period(60), conflict: Conflict::Replace };
     let before = Utc::now();
+    let later = before.timestamp_millis() + 86_400_000;
     let options = jobs::Options {
         key: Some("key-1".into()),
         unique: Some(unique),
         run_at: Some(Moment::After(60_000)),
-        expires_at: Some(Moment::At(4_000_000_000_000)),
+        expires_at: Some(Moment::At(later as u64)),
         priority: Some(7),
         retry_count: Some(2),
         headers: vec![("X-One".into(), b"1".to_vec())],
         ..job()
     };
     let id = enqueue(&mut guest, "thumbs", "hello", options).unwrap();
-    set(&mut guest, "reminders", "7", Moment::At(4_000_000_000_000)).unwrap();
+    set(&mut guest, "reminders", "7", Moment::At(later as u64)).unwrap();
     let [first, second] = guest.effects.events.as_slice() else { panic!("two events") };
     assert_eq!((first.invocation_id.to_string(), &first.payload[..]), (id, &b"hello"[..]));
     assert_eq!((first.idempotency_key.as_deref(), first.headers.get_str("x-one")), (Some("key-1"), Some("1")));
@@ -108,8 +109,8 @@ fn jobs_and_timers_are_held_back_and_carry_what_caused_them() {
     let terms = first.terms.as_ref().unwrap();
     let expected = Unique { key: "one".into(), scope: UniqueScope::Period(60), conflict: UniqueConflict::Replace };
     assert_eq!((terms.priority, terms.retry_count, terms.unique.as_ref()), (7, Some(2), Some(&expected)));
-    assert_eq!(terms.expires_at.unwrap().timestamp_millis(), 4_000_000_000_000);
-    assert_eq!(second.scheduled_at.unwrap().timestamp_millis(), 4_000_000_000_000);
+    assert_eq!(terms.expires_at.unwrap().timestamp_millis(), later);
+    assert_eq!(second.scheduled_at.unwrap().timestamp_millis(), later);
     for event in [first, second] {
         assert_eq!((event.depth, event.parent), (5, Some(cause.invocation_id)));
         assert_eq!((event.trace.trace_id, event.trace.parent_span), (cause.trace.trace_id, cause.trace.span_id));

@@ -19,7 +19,12 @@ fn deploy() -> Deploy {
     };
     deploy.triggers = vec![
         trigger("jobs", Kind::Job, json!({"queue": "mail"})),
-        trigger("timers", Kind::Timer, json!({"timer": "reminder"})),
+        trigger(
+            "tidy",
+            Kind::Job,
+            json!({"queue": "tidy", "ordering": "queue", "max_backlog": 2, "priority": 7, "result_ttl_seconds": 60}),
+        ),
+        trigger("timers", Kind::Timer, json!({"timers": "reminder"})),
     ];
     deploy
 }
@@ -149,7 +154,15 @@ async fn a_timer_in_sql_replaces_the_one_of_its_key_and_is_cancelled_by_it() {
     schema.query("SELECT schedule('reminder', 'cart-2', now())");
     let claimed = claim_one(&store).await;
     assert!(claimed.queued.run_at >= moment - seconds(60));
-    assert_eq!(claimed.queued.invocation.scheduled_at, Some(claimed.queued.run_at));
+    let invocation = &claimed.queued.invocation;
+    assert_eq!(invocation.scheduled_at, Some(claimed.queued.run_at));
+    assert_eq!((&*invocation.subject, invocation.attribute("key")), ("reminder/cart-2", Some("cart-2")));
+    // What the queue's section says holds for its jobs in SQL as well.
+    schema.query("SELECT enqueue('tidy', '1', headers => '{\"tripline-depth\": \"3\"}'); SELECT enqueue('tidy', '2')");
+    let tidy = claim_one(&store).await;
+    let terms = tidy.queued.invocation.terms.as_ref().unwrap();
+    assert_eq!((terms.priority, terms.result_ttl_seconds, tidy.claim.ordered), (7, Some(60), true));
+    assert_eq!((&tidy.queued.invocation.payload[..], tidy.queued.invocation.depth), (&b"1"[..], 3));
     assert!(store.ledger().await.unwrap().iter().all(|row| row.drift() == 0));
 }
 
@@ -157,8 +170,8 @@ async fn a_timer_in_sql_replaces_the_one_of_its_key_and_is_cancelled_by_it() {
 async fn what_cannot_be_is_refused_by_name_and_leaves_nothing() {
     let (store, schema) = open().await;
     for (sql, code, words) in [
-        ("SELECT enqueue('male', 'x')", "TL404", &["no function works on queue 'male'", "there is mail"][..]),
-        ("SELECT schedule('x', 'k', now())", "TL404", &["on timer 'x'", "there is reminder"]),
+        ("SELECT enqueue('male', 'x')", "TL404", &["no function works on queue 'male'", "there is mail, tidy"][..]),
+        ("SELECT schedule('x', 'k', now())", "TL404", &["no function has timers called 'x'", "there is reminder"]),
         ("SELECT enqueue('mail', repeat('x', 21))", "TL413", &["the limit of default/f is 20", "max_input_bytes"]),
         ("SELECT enqueue('mail', 'x', priority => 101)", "22023", &["priority is 101", "from -100 to 100"]),
         ("SELECT enqueue('mail', 'x', unique_key => '')", "22023", &["unique_key is empty"]),
@@ -169,6 +182,15 @@ async fn what_cannot_be_is_refused_by_name_and_leaves_nothing() {
         ("SELECT enqueue('mail', 'x', max_retries => -1)", "22023", &["max_retries is -1"]),
         ("SELECT enqueue('mail', 'x', headers => '[1]')", "22023", &["not names with texts"]),
         ("SELECT enqueue('mail', 'x', headers => '{\"a\": 1}')", "22023", &["not names with texts"]),
+        ("SELECT enqueue('mail', 'x', headers => '{\"a:b\": \"1\"}')", "22023", &["not names with texts"]),
+        ("SELECT schedule('reminder', 'k', now() - interval '1 hour')", "22023", &["which is past"]),
+        ("SELECT schedule('reminder', '', now())", "22023", &["key is empty"]),
+        ("SELECT enqueue('tidy', 'x', ordering_key => 'k')", "22023", &["waits for the one before it", "leave it out"]),
+        (
+            "SELECT enqueue('tidy', '1'); SELECT enqueue('tidy', '2'); SELECT enqueue('tidy', '3')",
+            "TL429",
+            &["queue 'tidy' has 2 jobs, its max_backlog is 2"],
+        ),
         ("SELECT schedule('reminder', NULL, now())", "22004", &["a timer needs a key and a moment"]),
         (
             "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT enqueue('mail', 'x', ordering_key => 'k')",
