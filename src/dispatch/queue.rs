@@ -140,14 +140,15 @@ impl Dispatcher {
         }
         let (room, before) = (permits.len(), self.backlog.before_look());
         let claimed = self.claim(room).await;
-        let all = claimed.as_ref().is_some_and(|claimed| claimed.len() < room);
-        self.backlog.after_look(before, all);
+        // A claim may stop short of its limit (large payloads, many triggers): only one that finds nothing has found all.
+        let found_all = claimed.as_ref().is_some_and(Vec::is_empty);
+        self.backlog.after_look(before, found_all);
         let claimed = claimed.unwrap_or_default();
-        let full = claimed.len() == room;
+        let again = !claimed.is_empty();
         for (row, permit) in claimed.into_iter().zip(permits) {
             self.start(row, permit);
         }
-        full
+        again
     }
 
     /// `None` if the store could not be read.
