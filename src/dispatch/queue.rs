@@ -65,6 +65,11 @@ impl Held {
         }
     }
 
+    /// Whether this engine works on a row.
+    pub(super) fn holds(&self, id: Uuid) -> bool {
+        self.rows.lock().contains_key(&id)
+    }
+
     fn claims(&self) -> Vec<Claim> {
         self.rows.lock().values().map(|row| row.claim).collect()
     }

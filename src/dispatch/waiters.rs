@@ -13,6 +13,9 @@ use crate::store;
 /// How often the store is asked about an invocation that another engine may have ended.
 const LOOK: Duration = Duration::from_millis(500);
 
+/// How long an attempt under way is waited for before the store is asked.
+const SOON: Duration = Duration::from_millis(10);
+
 /// Callers by the invocation that they wait for.
 #[derive(Default)]
 pub(super) struct Waiters {
@@ -55,6 +58,13 @@ impl Dispatcher {
         let deadline = tokio::time::Instant::now() + at_most;
         // Registered before the look, so that an end behind the look is heard.
         let mut ended = self.waiters.add(id);
+        // What this engine runs at this moment it will tell of itself; the store is asked if that takes a while.
+        if self.held.holds(id) {
+            let soon = (tokio::time::Instant::now() + SOON).min(deadline);
+            if let Ok(Ok(status)) = tokio::time::timeout_at(soon, &mut ended).await {
+                return Ok(Some(status));
+            }
+        }
         let result = loop {
             match self.store.status(id).await {
                 Ok(Some(status)) if !is_over(&status) && tokio::time::Instant::now() < deadline => {}
