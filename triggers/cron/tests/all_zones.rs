@@ -1,4 +1,5 @@
-//! Both policies at every change of every clock from 1970 to 2037, in all zones of the IANA database, against a
+//! Both policies at each distinct change of a clock from 1970 to 2037 (apart from those within four days of another),
+//! three expressions in turn, in all zones of the IANA database, against a
 //! definition that looks at every minute and knows only what a wall clock shows before and after a change.
 
 use std::collections::BTreeSet;
