@@ -89,6 +89,7 @@ impl Dispatcher {
             let (size, limit) = (invocation.payload.len(), definition.max_input_bytes);
             return Err(refuse(Shed::TooLarge, format!("the payload has {size} bytes, the limit is {limit}").into()));
         }
+        self.gates.learn_function(&invocation.binding, definition.concurrency, self.now());
         Ok((counters, self.gates.get(&invocation.binding).max_backlog))
     }
 

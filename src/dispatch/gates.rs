@@ -17,6 +17,9 @@ const UNLIMITED: u32 = u32::MAX;
 /// What a sum of parts may be short of the whole by its rounding.
 const ROUNDING: f64 = 1e-9;
 
+/// Rows of a trigger that may be claimed however few attempts its function may make at once.
+const FEW: u32 = 8;
+
 /// The gates of every trigger that has one, and the pauses as they were read last.
 #[derive(Default)]
 pub(super) struct Gates {
@@ -27,6 +30,8 @@ pub(super) struct Gates {
 struct State {
     binding: Arc<Binding>,
     gate: Gate,
+    /// How many attempts the function's definition allows at once.
+    function: Option<u32>,
     running: u32,
     /// Attempts that may begin now, and since when that is so.
     tokens: f64,
@@ -34,6 +39,11 @@ struct State {
 }
 
 impl State {
+    fn new(binding: &Binding, gate: Gate, function: Option<u32>, now: DateTime<Utc>) -> Self {
+        let tokens = gate.rate.map_or(0.0, |rate| f64::from(rate.events));
+        Self { binding: Arc::new(binding.clone()), gate, function, running: 0, tokens, counted_at: now }
+    }
+
     /// Earns tokens up to now: never more than one period's.
     fn earn(&mut self, now: DateTime<Utc>) {
         let Some(rate) = self.gate.rate else { return };
@@ -44,7 +54,10 @@ impl State {
     }
 
     fn room(&self) -> u32 {
-        let slots = self.gate.concurrency.map_or(UNLIMITED, |most| most.saturating_sub(self.running));
+        // Rows that wait for a slot of their function hold room that others could use: a few are enough to keep it busy.
+        let of_function = self.function.map(|most| most.saturating_mul(2).max(FEW));
+        let most = [self.gate.concurrency, of_function].into_iter().flatten().min();
+        let slots = most.map_or(UNLIMITED, |most| most.saturating_sub(self.running));
         let tokens = if self.gate.rate.is_some() { (self.tokens + ROUNDING) as u32 } else { UNLIMITED };
         slots.min(tokens)
     }
@@ -58,9 +71,22 @@ impl Gates {
             Some(state) => state.gate = gate,
             None if gate == Gate::default() => {}
             None => {
-                let tokens = gate.rate.map_or(0.0, |rate| f64::from(rate.events));
-                let state = State { binding: Arc::new(binding.clone()), gate, running: 0, tokens, counted_at: now };
-                gates.insert(binding.clone(), state);
+                gates.insert(binding.clone(), State::new(binding, gate, None, now));
+            }
+        }
+    }
+
+    /// Learns how many attempts the function of a trigger may make at once, which bounds what is claimed for it.
+    pub(super) fn learn_function(&self, binding: &Binding, concurrency: Option<u32>, now: DateTime<Utc>) {
+        let known = self.gates.read().get(binding).map(|state| state.function);
+        if known.unwrap_or_default() == concurrency {
+            return;
+        }
+        let mut gates = self.gates.write();
+        match gates.get_mut(binding) {
+            Some(state) => state.function = concurrency,
+            None => {
+                gates.insert(binding.clone(), State::new(binding, Gate::default(), concurrency, now));
             }
         }
     }
@@ -73,8 +99,9 @@ impl Gates {
 
     /// Whether rows of a trigger may begin the moment they come: nothing bounds it, and it is not paused.
     pub(super) fn is_open(&self, binding: &Binding) -> bool {
-        let gate = self.get(binding);
-        gate.concurrency.is_none() && gate.rate.is_none() && self.paused(binding).is_none()
+        let is_bounded =
+            |state: &State| state.gate.concurrency.is_some() || state.gate.rate.is_some() || state.function.is_some();
+        !self.gates.read().get(binding).is_some_and(is_bounded) && self.paused(binding).is_none()
     }
 
     /// How many rows of bounded triggers may be claimed now.
@@ -185,6 +212,21 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_function_that_is_slow_by_definition_holds_no_room_but_its_own() {
+        let (gates, now) = (Gates::default(), Utc::now());
+        assert!(gates.is_open(&binding()));
+        gates.learn_function(&binding(), Some(1), now);
+        assert!(!gates.is_open(&binding()));
+        assert_eq!(gates.limits(now)[0].1, FEW);
+        (0..FEW).for_each(|_| assert!(gates.began(&binding())));
+        assert_eq!(gates.limits(now)[0].1, 0);
+        gates.learn_function(&binding(), Some(100), now);
+        assert_eq!(gates.limits(now)[0].1, 200 - FEW);
+        gates.learn_function(&binding(), None, now);
+        assert!(gates.is_open(&binding()) && gates.limits(now).is_empty());
     }
 
     #[test]
