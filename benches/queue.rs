@@ -210,9 +210,9 @@ fn bare_inserts(path: &Path, synchronous: Synchronous, rows: usize) -> f64 {
     let connection = Connection::open(path).expect("the store's file");
     connection.execute_batch(sql::WRITER_SETTINGS).expect("settings");
     connection.execute_batch(&format!("PRAGMA synchronous = {synchronous:?}")).expect("synchronous");
-    let binding = "INSERT OR IGNORE INTO bindings (binding_id, namespace, function_name, trigger_id, trigger_type)
+    let trigger = "INSERT OR IGNORE INTO bindings (binding_id, namespace, function_name, trigger_id, trigger_type)
         VALUES (1, 'default', 'bare', 'bare', 'job')";
-    connection.execute_batch(binding).expect("a trigger");
+    connection.execute_batch(trigger).expect("a trigger");
     let payload = vec![7_u8; PAYLOAD];
     let began = Instant::now();
     for _ in 0..rows {

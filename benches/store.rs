@@ -96,9 +96,9 @@ fn bare(path: &Path, synchronous: Synchronous, batch: u32, time: Duration) -> f6
     let connection = Connection::open(path).expect("the store's file");
     connection.execute_batch(sql::WRITER_SETTINGS).expect("settings");
     connection.execute_batch(&format!("PRAGMA synchronous = {synchronous:?}")).expect("synchronous");
-    let binding = "INSERT OR IGNORE INTO bindings (binding_id, namespace, function_name, trigger_id, trigger_type)
+    let trigger = "INSERT OR IGNORE INTO bindings (binding_id, namespace, function_name, trigger_id, trigger_type)
         VALUES (1, 'default', 'bare', 'bare', 'job')";
-    connection.execute_batch(binding).expect("a trigger");
+    connection.execute_batch(trigger).expect("a trigger");
     connection.execute_batch(sql::CREATE_CLAIMS).expect("claims");
     connection.set_prepared_statement_cache_capacity(32);
     let execute = |sql: &str| {

@@ -13,6 +13,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
+use tokio::task::JoinSet;
 
 use crate::support::engine::Project;
 use crate::support::eventually;
@@ -114,8 +115,10 @@ async fn crash_often(project: &Project, look: &impl Look) {
     let (kept, done) = (Kept::default(), Arc::new(AtomicBool::new(false)));
 
     let mut engine = project.serve().await;
-    let clients: Vec<_> =
-        (0..4).map(|client| tokio::spawn(enqueue(project.admin, client, kept.clone(), done.clone()))).collect();
+    let mut clients = JoinSet::new();
+    for client in 0..4 {
+        clients.spawn(enqueue(project.admin, client, kept.clone(), done.clone()));
+    }
     for _ in 0..crashes {
         // The moment is the point: anywhere between a start and the middle of everything.
         tokio::time::sleep(Duration::from_millis(random.u64(5..200))).await;
@@ -123,9 +126,7 @@ async fn crash_often(project: &Project, look: &impl Look) {
         engine = project.serve().await;
     }
     done.store(true, Ordering::Relaxed);
-    for client in clients {
-        client.await.unwrap();
-    }
+    clients.join_all().await;
     let kept = kept.lock().await.clone();
     assert!(kept.len() > crashes as usize, "only {} jobs came in between", kept.len());
 
