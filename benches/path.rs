@@ -6,18 +6,19 @@
 #![allow(clippy::print_stdout, reason = "printing figures is what benchmarks do")]
 #![allow(missing_docs, reason = "generated from wit/tripline.wit, where the documentation is")]
 
+mod support;
+
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use trigger_core::{Answer, Binding, BoxFuture, Clock, Custody, Dispatch as _, InvocationContext, Kind};
-use tripline::bus::MemoryBus;
-use tripline::dispatch::{Dispatcher, Parts, Settings};
-use tripline::executor::{Abi, Executor as _, ExecutorConfig, ModuleError, ModuleSource, WasmExecutor};
-use tripline::functions::{Definition, Digest, Registry, Version, Versions};
+use support::in_process;
+use trigger_core::{Answer, Binding, Custody, Dispatch as _, InvocationContext, Kind};
+use tripline::dispatch::Dispatcher;
+use tripline::executor::{Executor, WasmExecutor};
+use tripline::functions::Version;
 use tripline::store::sqlite::{SqliteSettings, SqliteStore};
-use tripline::store::{Deploy, Store as _};
 use tripline::traces::Ring;
 use wasmtime::component::{Component, Linker};
 use wasmtime::{ResourceLimiter, Store};
@@ -28,18 +29,6 @@ mod guest {
 
 const CALLS: u32 = 20_000;
 const ROUNDS: usize = 15;
-/// Records that the ring holds, as many as by default.
-const RING: usize = 16_384;
-
-struct Guest(Bytes);
-
-impl ModuleSource for Guest {
-    fn module(&self, _: Digest) -> BoxFuture<'_, Result<Bytes, ModuleError>> {
-        let bytes = self.0.clone();
-        Box::pin(async move { Ok(bytes) })
-    }
-}
-
 /// What a careful user of wasmtime would have: a limit on memory.
 struct Limit(usize);
 
@@ -63,50 +52,15 @@ struct Bench {
 
 impl Bench {
     async fn new() -> Self {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/guests/echo.component.wasm");
-        let module = Bytes::from(std::fs::read(path).expect("the guest is committed"));
-        let executor = WasmExecutor::new(ExecutorConfig::default(), Arc::new(Guest(module.clone())));
-        let executor = Arc::new(executor.expect("an executor"));
+        let store = Arc::new(SqliteStore::open(SqliteSettings::memory()).expect("a store"));
+        let in_process::Engine { module, executor, dispatcher, ring, .. } =
+            in_process::Engine::new(store, |executor| -> Arc<dyn Executor> { executor }).await;
         let engine = executor.engine();
         let component = Component::new(engine, &module).expect("the guest compiles");
         let mut linker = Linker::new(engine);
         linker.define_unknown_imports_as_traps(&component).expect("only types are imported");
         let pre = linker.instantiate_pre(&component).and_then(guest::FunctionPre::new).expect("a typed component");
-
-        let store = Arc::new(SqliteStore::open(SqliteSettings::memory()).expect("a store"));
-        let versions = Arc::new(Versions::new(store.clone()));
-        let registry = Arc::new(Registry::default());
-        let deploy = Deploy {
-            definition: Definition::new("default", "echo"),
-            digest: Digest::of(&module),
-            module,
-            abi: Abi::Component,
-            triggers: Vec::new(),
-        };
-        store.deploy("default".to_owned(), vec![deploy]).await.expect("deployed");
-        let rows = store.functions().await.expect("functions");
-        let deployed: Vec<_> = rows.into_iter().map(|row| versions.from_row(row.version)).collect();
-        for version in &deployed {
-            executor.prepare(version).await.expect("compiled");
-        }
-        registry.replace(deployed);
-        let ring = Arc::new(Ring::new(RING));
-        let parts = Parts {
-            registry,
-            versions,
-            executor: executor.clone(),
-            store,
-            bus: Arc::new(MemoryBus::default()),
-            ring: ring.clone(),
-            clock: Clock::system(),
-        };
-        let binding = Arc::new(Binding {
-            namespace: "default".into(),
-            function_name: "echo".into(),
-            trigger_id: "http-1".into(),
-            trigger_type: Kind::Http,
-        });
-        Self { executor, dispatcher: Dispatcher::new(Settings::default(), parts), ring, pre, binding }
+        Self { executor, dispatcher, ring, pre, binding: in_process::binding("http-1", Kind::Http) }
     }
 
     fn event(&self, payload: &Bytes) -> InvocationContext {

@@ -16,16 +16,13 @@ use bytes::Bytes;
 use chrono::TimeDelta;
 use futures_util::future::join_all;
 use rusqlite::{Connection, params};
-use support::{median, spread};
-use trigger_core::{Binding, BoxFuture, Clock, Custody, Dispatch as _, InvocationContext, Kind};
-use tripline::bus::MemoryBus;
-use tripline::dispatch::{Dispatcher, Parts, Settings};
-use tripline::executor::{Abi, Executor as _, ExecutorConfig, ModuleError, ModuleSource, WasmExecutor};
-use tripline::functions::{Definition, Digest, Registry, Versions};
+use support::{in_process, median, spread};
+use trigger_core::{Binding, Clock, Custody, Dispatch as _, InvocationContext, Kind};
+use tripline::dispatch::Dispatcher;
+use tripline::executor::Executor;
 use tripline::store::postgres::{PostgresSettings, PostgresStore};
 use tripline::store::sqlite::{Place, SqliteSettings, SqliteStore, Synchronous, sql};
-use tripline::store::{Deploy, Pause, Store};
-use tripline::traces::Ring;
+use tripline::store::{Pause, Store};
 use uuid::Uuid;
 
 /// Bytes of payload of every job.
@@ -35,15 +32,6 @@ const JOBS: usize = 20_000;
 /// Callers that wait for each answer before the next job, together.
 const CLIENTS: usize = 64;
 
-struct Guest(Bytes);
-
-impl ModuleSource for Guest {
-    fn module(&self, _: Digest) -> BoxFuture<'_, Result<Bytes, ModuleError>> {
-        let bytes = self.0.clone();
-        Box::pin(async move { Ok(bytes) })
-    }
-}
-
 struct Engine {
     dispatcher: Arc<Dispatcher>,
     store: Arc<dyn Store>,
@@ -52,44 +40,10 @@ struct Engine {
 
 impl Engine {
     async fn new(store: Arc<dyn Store>) -> Self {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/guests/echo.component.wasm");
-        let module = Bytes::from(std::fs::read(path).expect("the guest is committed"));
-        let executor = WasmExecutor::new(ExecutorConfig::default(), Arc::new(Guest(module.clone())));
-        let executor = Arc::new(executor.expect("an executor"));
-        let versions = Arc::new(Versions::new(store.clone()));
-        let registry = Arc::new(Registry::default());
-        let deploy = Deploy {
-            definition: Definition::new("default", "echo"),
-            digest: Digest::of(&module),
-            module,
-            abi: Abi::Component,
-            triggers: Vec::new(),
-        };
-        store.deploy("default".to_owned(), vec![deploy]).await.expect("deployed");
-        let rows = store.functions().await.expect("functions");
-        let deployed: Vec<_> = rows.into_iter().map(|row| versions.from_row(row.version)).collect();
-        for version in &deployed {
-            executor.prepare(version).await.expect("compiled");
-        }
-        registry.replace(deployed);
-        let parts = Parts {
-            registry,
-            versions,
-            executor,
-            store: store.clone(),
-            bus: Arc::new(MemoryBus::default()),
-            ring: Arc::new(Ring::new(16_384)),
-            clock: Clock::system(),
-        };
-        let binding = Arc::new(Binding {
-            namespace: "default".into(),
-            function_name: "echo".into(),
-            trigger_id: "jobs".into(),
-            trigger_type: Kind::Job,
-        });
-        let dispatcher = Dispatcher::new(Settings::default(), parts);
+        let in_process::Engine { dispatcher, store, .. } =
+            in_process::Engine::new(store, |executor| -> Arc<dyn Executor> { executor }).await;
         dispatcher.run();
-        Self { dispatcher, store, binding }
+        Self { dispatcher, store, binding: in_process::binding("jobs", Kind::Job) }
     }
 
     fn event(&self, keep_result: bool) -> InvocationContext {

@@ -5,21 +5,21 @@
 
 #![allow(clippy::print_stdout, reason = "printing figures is what benchmarks do")]
 
+mod support;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use chrono::TimeDelta;
 use parking_lot::Mutex;
+use support::in_process;
 use tokio::sync::watch;
 use trigger_core::{Binding, BoxFuture, Clock, Custody, Dispatch as _, InvocationContext, Kind, Progress};
-use tripline::bus::MemoryBus;
-use tripline::dispatch::{Dispatcher, Parts, Settings};
-use tripline::executor::{Abi, Attempt, Executor, ExecutorConfig, Inspection, ModuleError, ModuleSource, WasmExecutor};
-use tripline::functions::{Definition, Digest, Registry, Version, Versions};
+use tripline::dispatch::Dispatcher;
+use tripline::executor::{Attempt, Executor, Inspection, ModuleError, WasmExecutor};
+use tripline::functions::Version;
 use tripline::store::sqlite::{SqliteSettings, SqliteStore};
-use tripline::store::{Deploy, Store as _};
-use tripline::traces::Ring;
 
 /// Rows that wait for an hour.
 const WAITING: usize = 100_000;
@@ -28,18 +28,9 @@ const TIMERS: usize = 10_000;
 /// Rows that come due at one moment.
 const TOGETHER: usize = 1_000;
 
-struct Guest(Bytes);
-
-impl ModuleSource for Guest {
-    fn module(&self, _: Digest) -> BoxFuture<'_, Result<Bytes, ModuleError>> {
-        let bytes = self.0.clone();
-        Box::pin(async move { Ok(bytes) })
-    }
-}
-
 /// Runs guests and notes how late each begins, in milliseconds.
 struct Timed {
-    wasm: WasmExecutor,
+    wasm: Arc<WasmExecutor>,
     late: Arc<Mutex<Vec<f64>>>,
 }
 
@@ -85,45 +76,12 @@ struct Bench {
 
 impl Bench {
     async fn new(store: Arc<SqliteStore>) -> Self {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/guests/echo.component.wasm");
-        let module = Bytes::from(std::fs::read(path).expect("the guest is committed"));
-        let wasm = WasmExecutor::new(ExecutorConfig::default(), Arc::new(Guest(module.clone()))).expect("an executor");
         let late = Arc::new(Mutex::new(Vec::new()));
-        let executor = Arc::new(Timed { wasm, late: late.clone() });
-        let versions = Arc::new(Versions::new(store.clone()));
-        let registry = Arc::new(Registry::default());
-        let deploy = Deploy {
-            definition: Definition::new("default", "echo"),
-            digest: Digest::of(&module),
-            module,
-            abi: Abi::Component,
-            triggers: Vec::new(),
-        };
-        store.deploy("default".to_owned(), vec![deploy]).await.expect("deployed");
-        let rows = store.functions().await.expect("functions");
-        let deployed: Vec<_> = rows.into_iter().map(|row| versions.from_row(row.version)).collect();
-        for version in &deployed {
-            executor.prepare(version).await.expect("compiled");
-        }
-        registry.replace(deployed);
-        let parts = Parts {
-            registry,
-            versions,
-            executor,
-            store,
-            bus: Arc::new(MemoryBus::default()),
-            ring: Arc::new(Ring::new(16_384)),
-            clock: Clock::system(),
-        };
-        let binding = Arc::new(Binding {
-            namespace: "default".into(),
-            function_name: "echo".into(),
-            trigger_id: "timers".into(),
-            trigger_type: Kind::Timer,
-        });
-        let dispatcher = Dispatcher::new(Settings::default(), parts);
-        dispatcher.run();
-        Self { dispatcher, late, binding }
+        let noted = late.clone();
+        let engine =
+            in_process::Engine::new(store, |wasm| -> Arc<dyn Executor> { Arc::new(Timed { wasm, late: noted }) }).await;
+        engine.dispatcher.run();
+        Self { dispatcher: engine.dispatcher, late, binding: in_process::binding("timers", Kind::Timer) }
     }
 
     /// Accepts rows that are due this much later each, from `first` on.

@@ -4,6 +4,8 @@
 #![allow(dead_code, reason = "each benchmark uses its part of it")]
 #![allow(clippy::print_stdout, reason = "printing figures is what benchmarks do")]
 
+pub mod in_process;
+
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
