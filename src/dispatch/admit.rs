@@ -89,8 +89,8 @@ impl Dispatcher {
             let (size, limit) = (invocation.payload.len(), definition.max_input_bytes);
             return Err(refuse(Shed::TooLarge, format!("the payload has {size} bytes, the limit is {limit}").into()));
         }
-        self.gates.learn_function(&invocation.binding, definition.concurrency, self.now());
-        Ok((counters, self.gates.get(&invocation.binding).max_backlog))
+        let gate = self.gates.of_function(&invocation.binding, definition.concurrency, self.now());
+        Ok((counters, gate.max_backlog))
     }
 
     /// Commits events. Where nothing waits that they would overtake and there is room for all of them, those that are

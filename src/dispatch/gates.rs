@@ -76,19 +76,18 @@ impl Gates {
         }
     }
 
-    /// Learns how many attempts the function of a trigger may make at once, which bounds what is claimed for it.
-    pub(super) fn learn_function(&self, binding: &Binding, concurrency: Option<u32>, now: DateTime<Utc>) {
-        let known = self.gates.read().get(binding).map(|state| state.function);
-        if known.unwrap_or_default() == concurrency {
-            return;
+    /// A trigger's gate, once more told how many attempts its function may make at once: that bounds what is claimed
+    /// for it.
+    pub(super) fn of_function(&self, binding: &Binding, concurrency: Option<u32>, now: DateTime<Utc>) -> Gate {
+        let known = self.gates.read().get(binding).map(|state| (state.gate, state.function));
+        let (gate, function) = known.unwrap_or_default();
+        if function == concurrency {
+            return gate;
         }
         let mut gates = self.gates.write();
-        match gates.get_mut(binding) {
-            Some(state) => state.function = concurrency,
-            None => {
-                gates.insert(binding.clone(), State::new(binding, Gate::default(), concurrency, now));
-            }
-        }
+        let state = gates.entry(binding.clone()).or_insert_with(|| State::new(binding, gate, None, now));
+        state.function = concurrency;
+        state.gate
     }
 
     /// A trigger's gate.
@@ -218,14 +217,14 @@ mod tests {
     fn a_function_that_is_slow_by_definition_holds_no_room_but_its_own() {
         let (gates, now) = (Gates::default(), Utc::now());
         assert!(gates.is_open(&binding()));
-        gates.learn_function(&binding(), Some(1), now);
+        gates.of_function(&binding(), Some(1), now);
         assert!(!gates.is_open(&binding()));
         assert_eq!(gates.limits(now)[0].1, FEW);
         (0..FEW).for_each(|_| assert!(gates.began(&binding())));
         assert_eq!(gates.limits(now)[0].1, 0);
-        gates.learn_function(&binding(), Some(100), now);
+        gates.of_function(&binding(), Some(100), now);
         assert_eq!(gates.limits(now)[0].1, 200 - FEW);
-        gates.learn_function(&binding(), None, now);
+        gates.of_function(&binding(), None, now);
         assert!(gates.is_open(&binding()) && gates.limits(now).is_empty());
     }
 
