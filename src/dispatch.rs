@@ -7,13 +7,15 @@
 //! ```
 //!
 //! One attempt a pass. A retry is a row of the queue or the source's own redelivery, so nothing sleeps here, holds a
-//! slot or dies with the process. Rows come back through `queue`; both admissions share `Dispatcher::attempt`.
+//! slot or dies with the process; only a caller whose trigger says so waits for retries itself (`inline`). Rows come
+//! back through `queue`; both admissions share `Dispatcher::attempt`.
 //! Whatever ends, ends in exactly one record and one count, also when the caller goes away in the middle.
 
 mod admit;
 mod dead;
 mod effects;
 mod gates;
+mod inline;
 pub mod ledger;
 mod outbox;
 mod queue;
@@ -35,14 +37,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use trigger_core::clock::{Clock, Wake};
 use trigger_core::{
-    Accepted, Answer, Binding, BoxFuture, Bus, Cancelled, Custody, DeadReason, Dispatch, Failure, FailureCode, Gate,
-    InvocationContext, Kind, Progress, Refused, Response, Shed, SkipReason, SkippedFire, Status,
+    Accepted, Answer, Binding, BoxFuture, Bus, Cancelled, Dispatch, Failure, FailureCode, Gate, InvocationContext,
+    Kind, Progress, Refused, Response, Shed, SkippedFire, Status,
 };
 use uuid::Uuid;
 
 use crate::executor::{Attempt, Executor};
 use crate::functions::{Registry, Route, Version, Versions};
-use crate::store::{self, FailedAttempt, QueueRow, QueuedInvocation, Store};
+use crate::store::{self, QueueRow, Store};
 use crate::traces::Ring;
 use ledger::Ledger;
 use retry::Decision;
@@ -251,61 +253,6 @@ impl Dispatcher {
         })
     }
 
-    /// What seldom happens is boxed here: its futures would make this one, which every event allocates, several times
-    /// as large.
-    async fn dispatch_inline(&self, invocation: InvocationContext) -> Answer {
-        let target = self.target(&invocation.binding);
-        let mut running = Running::new(self, target.counters, invocation);
-        if self.draining.is_cancelled() {
-            return running.shed(Shed::ShuttingDown);
-        }
-        let Some(route) = target.route else {
-            return running.skipped(SkipReason::Disabled);
-        };
-        if running.invocation.depth > self.settings.max_depth {
-            return Box::pin(self.refuse_depth(running)).await;
-        }
-        let slot = match self.slots.try_acquire(&route.slots) {
-            Some(slot) => slot,
-            None => {
-                let waited_since = Instant::now();
-                match Box::pin(self.slots.acquire(&route.slots)).await {
-                    Ok(slot) => {
-                        running.wait = waited_since.elapsed();
-                        slot
-                    }
-                    Err(slots::Full) => return running.shed(Shed::Overload),
-                }
-            }
-        };
-        let version = route.version.load_full();
-        if !version.definition.is_public && needs_caller(&running.invocation) {
-            return running.shed(Shed::Forbidden);
-        }
-        let mut tried = Vec::new();
-        if running.invocation.custody == Custody::Source && running.invocation.attempt > 1 {
-            // The source counts deliveries, which crashes and shutdowns raise too; failed attempts are ours to count.
-            match self.store.remembered_attempts(running.invocation.invocation_id).await {
-                Ok(remembered) => tried = remembered,
-                Err(error) => return running.store_unavailable(&error),
-            }
-            running.invocation.attempt = tried.len() as u32 + 1;
-        }
-        running.version = Some(version);
-        let attempt = self.attempt(&mut running, slot, None).await;
-        match attempt {
-            None => Box::pin(self.cut_inline(running)).await,
-            Some(Ok(response)) => {
-                if !tried.is_empty() {
-                    let forgotten = self.store.forget_attempts(running.invocation.invocation_id).await;
-                    log_store("forget attempts", forgotten);
-                }
-                running.ok(response)
-            }
-            Some(Err(failure)) => Box::pin(self.failed_inline(running, failure, tried)).await,
-        }
-    }
-
     /// Makes one attempt and releases its effects. `None` if it was cut. What the guest says of its progress is sent to
     /// `progress`, if somebody wants to know.
     async fn attempt(
@@ -340,96 +287,6 @@ impl Dispatcher {
             Ok(()) => result,
             Err(error) => Err(Failure::new(FailureCode::HostError, error)),
         })
-    }
-
-    async fn failed_inline(&self, mut running: Running<'_>, failure: Failure, mut tried: Vec<FailedAttempt>) -> Answer {
-        running.settle_began.get_or_insert_with(Instant::now);
-        let custody = running.invocation.custody;
-        if custody == Custody::Caller {
-            return running.failed(failure);
-        }
-        let version = running.version.clone().expect("an attempt was made");
-        let first_seen = tried.first().map_or(running.invocation.received_at, |first| first.started_at);
-        let decision = decide(&version, &running.invocation, first_seen, self.now(), &failure);
-        let this = running.failed_attempt(&failure, decision);
-        match decision {
-            Decision::Dead(reason) => {
-                tried.push(this);
-                let dead = self.dead_letter(running.invocation.clone(), Some(&version), tried, reason, &failure, 0);
-                match self.bury(dead, custody).await {
-                    Ok(()) => running.dead(reason, failure),
-                    Err(error) => running.store_unavailable(&error),
-                }
-            }
-            Decision::Retry(delay) if custody == Custody::Source => {
-                let id = running.invocation.invocation_id;
-                log_store("remember an attempt", self.store.remember_attempt(id, this).await);
-                running.retry(delay, failure.clone());
-                Answer::Retry { after: delay, failure }
-            }
-            Decision::Retry(delay) => {
-                tried.push(this);
-                let mut invocation = running.invocation.clone();
-                invocation.version = Some(version.number);
-                invocation.attempt += 1;
-                let run_at = self.clock.after(delay);
-                let queued = QueuedInvocation { invocation, run_at, attempts: tried, redrive_count: 0 };
-                match self.keep(queued).await {
-                    Ok(()) => {
-                        running.retry(delay, failure.clone());
-                        Answer::Kept(failure)
-                    }
-                    Err(error) => running.store_unavailable(&error),
-                }
-            }
-        }
-    }
-
-    /// Shutdown cut the attempt: whoever holds the event hands it out again, and the attempt is not counted.
-    async fn cut_inline(&self, mut running: Running<'_>) -> Answer {
-        if running.invocation.custody == Custody::Engine {
-            let mut invocation = running.invocation.clone();
-            invocation.version = running.version.as_ref().map(|version| version.number);
-            let queued =
-                QueuedInvocation { invocation, run_at: self.clock.now(), attempts: Vec::new(), redrive_count: 0 };
-            match self.store.keep(queued).await {
-                Ok(()) => running.kept_at_shutdown = true,
-                Err(error) => {
-                    let id = running.invocation.invocation_id;
-                    tracing::error!(invocation = %id, "an event was lost at shutdown: {error}");
-                }
-            }
-        }
-        running.cancelled()
-    }
-
-    fn too_deep(&self, invocation: &InvocationContext) -> Failure {
-        let message = format!(
-            "the event is {} functions deep, the limit is {}: look for functions that cause one another",
-            invocation.depth, self.settings.max_depth
-        );
-        Failure::new(FailureCode::Denied, message).permanent()
-    }
-
-    async fn refuse_depth(&self, running: Running<'_>) -> Answer {
-        let failure = self.too_deep(&running.invocation);
-        if running.invocation.custody == Custody::Caller {
-            // It is told. A dead letter would let any caller fill the store with a header.
-            return running.failed(failure);
-        }
-        let reason = DeadReason::DepthExceeded;
-        let dead = self.dead_letter(running.invocation.clone(), None, Vec::new(), reason, &failure, 0);
-        match self.bury(dead, running.invocation.custody).await {
-            Ok(()) => running.dead(reason, failure),
-            Err(error) => running.store_unavailable(&error),
-        }
-    }
-
-    /// Keeps a retry as a row. Nobody else has the event, so an unavailable store is waited for.
-    async fn keep(&self, queued: QueuedInvocation) -> store::Result<()> {
-        self.insist("keep a retry", || self.store.keep(queued.clone())).await?;
-        self.queue_wake.wake();
-        Ok(())
     }
 
     /// Repeats a store operation until it succeeds or attempts are cut. What waits here is bounded by its source.

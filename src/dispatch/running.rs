@@ -37,7 +37,7 @@ pub(super) struct Running<'a> {
     /// Whether a shutdown cut it and it was put in the queue.
     pub(super) kept_at_shutdown: bool,
     /// A virtual clock stands still meanwhile.
-    _busy: Busy,
+    busy: Busy,
 }
 
 impl<'a> Running<'a> {
@@ -47,7 +47,7 @@ impl<'a> Running<'a> {
     }
 
     fn begin(dispatcher: &'a Dispatcher, counters: Arc<Counters>, invocation: InvocationContext) -> Self {
-        let busy = dispatcher.clock.busy(|| format!("an attempt of {}", invocation.binding.path()));
+        let busy = Self::busy(dispatcher, &invocation);
         Self {
             dispatcher,
             counters,
@@ -64,8 +64,23 @@ impl<'a> Running<'a> {
             detail: None,
             ended: false,
             kept_at_shutdown: false,
-            _busy: busy,
+            busy,
         }
+    }
+
+    fn busy(dispatcher: &Dispatcher, invocation: &InvocationContext) -> Busy {
+        dispatcher.clock.busy(|| format!("an attempt of {}", invocation.binding.path()))
+    }
+
+    /// Nothing is under way for the time being.
+    pub(super) fn idle(&mut self) {
+        self.busy = Busy::default();
+    }
+
+    /// Something is again: what is measured begins here.
+    pub(super) fn resume(&mut self) {
+        self.busy = Self::busy(self.dispatcher, &self.invocation);
+        self.invocation.received = Instant::now();
     }
 
     /// One that comes from a row: it was counted when it was accepted.
@@ -127,6 +142,15 @@ impl<'a> Running<'a> {
         self.end(Outcome::Retry, 0, Some((failure, Some(delay))));
     }
 
+    /// It failed and its caller waits for the next attempt, which this becomes: whatever happens from here on ends that.
+    pub(super) fn next_attempt(self, delay: Duration, failure: Failure) -> Self {
+        let mut next = Self::begin(self.dispatcher, self.counters.clone(), self.invocation.clone());
+        next.version.clone_from(&self.version);
+        next.invocation.attempt += 1;
+        self.retry(delay, failure);
+        next
+    }
+
     pub(super) fn shed(mut self, reason: Shed) -> Answer {
         self.outcomes_of_returned().shed(reason, 1);
         self.end(Outcome::Shed(reason), 0, None);
@@ -176,8 +200,11 @@ impl<'a> Running<'a> {
             trace_id: invocation.trace.trace_id,
             span_id: invocation.trace.span_id,
             parent_span: invocation.trace.parent_span,
-            // A row was received long before the attempt that it stands for now.
-            started_at: if self.queued { self.dispatcher.clock.ago(total) } else { invocation.received_at },
+            // A row, or a caller that waits, was received long before the attempt that it stands for now.
+            started_at: match self.queued || invocation.attempt > 1 {
+                true => self.dispatcher.clock.ago(total),
+                false => invocation.received_at,
+            },
             phases,
             outcome,
             input_bytes: invocation.payload.len() as u64,

@@ -29,6 +29,11 @@ path = "/later"
 mode = "async"
 
 [[functions.steer.triggers]]
+type = "http"
+path = "/patient"
+retry_count = 1
+
+[[functions.steer.triggers]]
 type = "pubsub"
 subject = "steer.*"
 queue_group = "steer"
@@ -80,6 +85,16 @@ async fn a_request_is_answered_and_traced() {
     for part in [id, "attempt 1", "version 1: ok", "wait", "instantiate", "settle", "in 5 B"] {
         assert!(shown.contains(part), "{part:?} is not in\n{shown}");
     }
+}
+
+#[tokio::test]
+async fn a_request_is_tried_again_while_its_caller_waits() {
+    let project = project(STEER);
+    let _engine = project.serve().await;
+    assert_eq!(project.post("/patient", "hello").await.status, StatusCode::OK);
+    assert_eq!(project.post("/patient", "f").await.status, StatusCode::INTERNAL_SERVER_ERROR);
+    let expected = [(1, "ok"), (1, "retry"), (2, "failed")].map(|(number, word)| (number, word.to_owned()));
+    assert_eq!(project.attempts("steer").await, expected);
 }
 
 #[tokio::test]

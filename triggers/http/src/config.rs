@@ -2,10 +2,11 @@
 
 use std::fmt::Write as _;
 
+use chrono::{DateTime, TimeDelta, Utc};
 use http::Method;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
-use trigger_core::Problems;
+use trigger_core::{Problems, Terms};
 
 use crate::pattern::Pattern;
 
@@ -14,6 +15,9 @@ const MAX_BODY_BYTES: u64 = 64 * 1024 * 1024;
 
 /// The largest `max_wait_seconds`: whoever waits holds a connection.
 const MAX_WAIT_SECONDS: u32 = 300;
+
+/// The largest `retry_count`, as in a definition.
+const MAX_RETRIES: u32 = 1000;
 
 /// One route to a function.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -42,6 +46,17 @@ pub struct Config {
     #[serde(default = "default_max_wait_seconds", deserialize_with = "bounded_wait")]
     #[schemars(range(min = 0, max = 300))]
     pub max_wait_seconds: u32,
+    /// Attempts after the first, from 0 to 1000, in place of the function's `retry_count`. On a `sync` route, where the
+    /// default is none, they are made while the caller waits, with the function's delays: it is told of the first
+    /// success or of the last failure.
+    #[serde(default, deserialize_with = "bounded_retries")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub retry_count: Option<u32>,
+    /// On a `sync` route: no attempt after the first begins later than this after the request was read, in seconds. The
+    /// caller is told at once where the next one would. From 0 to 300, default 10.
+    #[serde(default = "default_retry_within_seconds", deserialize_with = "bounded_within")]
+    #[schemars(range(min = 0, max = 300))]
+    pub retry_within_seconds: u32,
 }
 
 /// The methods of a route, as typed.
@@ -64,7 +79,7 @@ impl Default for Methods {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// When the function has run: at most one attempt, and the caller is told how it went.
+    /// When the function has run, and the caller is told how it went: one attempt, unless `retry_count` asks for more.
     #[default]
     Sync,
     /// When the event is committed: the function runs at least once afterwards, with its definition's retries.
@@ -79,13 +94,28 @@ fn default_max_wait_seconds() -> u32 {
     30
 }
 
-fn bounded_wait<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
-    match u32::deserialize(deserializer)? {
-        seconds @ 0..=MAX_WAIT_SECONDS => Ok(seconds),
-        seconds => {
-            Err(serde::de::Error::custom(format!("max_wait_seconds is {seconds}; choose from 0 to {MAX_WAIT_SECONDS}")))
-        }
+fn default_retry_within_seconds() -> u32 {
+    10
+}
+
+fn bounded_within<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    bounded(deserializer, "retry_within_seconds", MAX_WAIT_SECONDS)
+}
+
+fn bounded_retries<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    bounded(deserializer, "retry_count", MAX_RETRIES).map(Some)
+}
+
+fn bounded<'de, D: Deserializer<'de>>(deserializer: D, key: &str, most: u32) -> Result<u32, D::Error> {
+    let number = u32::deserialize(deserializer)?;
+    if number > most {
+        return Err(serde::de::Error::custom(format!("{key} is {number}; choose from 0 to {most}")));
     }
+    Ok(number)
+}
+
+fn bounded_wait<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    bounded(deserializer, "max_wait_seconds", MAX_WAIT_SECONDS)
 }
 
 fn bounded_body<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
@@ -189,7 +219,29 @@ fn suggestion(word: &str) -> String {
     help + "; any other reaches a trigger with method = \"ANY\""
 }
 
+/// How often a request's event is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Retries {
+    count: u32,
+    within: Option<TimeDelta>,
+}
+
+impl Retries {
+    /// The same as an event's terms.
+    pub(crate) fn terms(self, received_at: DateTime<Utc>) -> Box<Terms> {
+        let expires_at = self.within.map(|within| received_at + within);
+        Box::new(Terms { retry_count: Some(self.count), expires_at, ..Terms::default() })
+    }
+}
+
 impl Config {
+    /// What every event of the route asks of the engine beyond its payload.
+    pub(crate) fn retries(&self) -> Option<Retries> {
+        let count = self.retry_count?;
+        let within = (self.mode == Mode::Sync).then(|| TimeDelta::seconds(i64::from(self.retry_within_seconds)));
+        Some(Retries { count, within })
+    }
+
     /// Every mistake that the schema cannot find.
     pub(crate) fn check(&self, problems: &mut Problems) {
         for (message, help) in self.method.read().err().into_iter().flatten() {
@@ -250,6 +302,7 @@ mod tests {
         assert_eq!(config.method.read(), Ok(Served::Any));
         assert_eq!(config.mode, Mode::Sync);
         assert_eq!(config.max_body_bytes, 1 << 20);
+        assert_eq!(config.retries(), None);
         assert_eq!(config.describe(), "ANY /x");
         assert_eq!(problems(&config), Vec::<String>::new());
     }
@@ -266,6 +319,18 @@ mod tests {
     }
 
     #[test]
+    fn only_who_waits_has_its_retries_bounded_in_time() {
+        let received_at = DateTime::UNIX_EPOCH;
+        let terms = |json| config(json).retries().unwrap().terms(received_at);
+        let sync = terms(serde_json::json!({ "path": "/x", "retry_count": 2, "retry_within_seconds": 3 }));
+        assert_eq!((sync.retry_count, sync.expires_at), (Some(2), Some(received_at + TimeDelta::seconds(3))));
+        let asked = terms(serde_json::json!({ "path": "/x", "retry_count": 1 }));
+        assert_eq!(asked.expires_at, Some(received_at + TimeDelta::seconds(10)));
+        let later = terms(serde_json::json!({ "path": "/x", "mode": "async", "retry_count": 0 }));
+        assert_eq!((later.retry_count, later.expires_at), (Some(0), None));
+    }
+
+    #[test]
     fn what_cannot_be_read_says_why() {
         for (json, message) in [
             (
@@ -273,6 +338,11 @@ mod tests {
                 "max_body_bytes is 0; choose from 1 to 67108864",
             ),
             (serde_json::json!({ "path": "/x", "max_body_bytes": 67108865 }), "max_body_bytes is 67108865"),
+            (serde_json::json!({ "path": "/x", "retry_count": 1001 }), "retry_count is 1001; choose from 0 to 1000"),
+            (
+                serde_json::json!({ "path": "/x", "retry_within_seconds": 301 }),
+                "retry_within_seconds is 301; choose from 0 to 300",
+            ),
             (serde_json::json!({ "path": "/x", "mode": "later" }), "unknown variant `later`"),
             (serde_json::json!({ "path": "/x", "methods": "GET" }), "unknown field `methods`"),
             (serde_json::json!({ "method": "GET" }), "missing field `path`"),

@@ -71,6 +71,7 @@ impl Routes {
         event.attributes = attributes;
         event.request_id = id.given().map(Box::from);
         event.idempotency_key = key;
+        event.terms = route.retries.map(|retries| retries.terms(event.received_at));
         event.headers = Headers::Http(Box::new(head.headers));
         // Depth and parent may come from anyone here. That is safe: an outsider can only bring itself nearer to the
         // limit, and a function that calls another over HTTP stays under the guard.

@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use trigger_core::{Attribute, Dispatch, TriggerContext};
 
-use crate::config::{Mode, Served};
+use crate::config::{Mode, Retries, Served};
 use crate::pattern::Pattern;
 use crate::trees::Trees;
 
@@ -58,6 +58,7 @@ pub(crate) struct Route {
     pub(crate) mode: Mode,
     pub(crate) max_body_bytes: u64,
     pub(crate) max_wait_seconds: u32,
+    pub(crate) retries: Option<Retries>,
     pub(crate) cx: TriggerContext,
     /// Requests under way; closed once the route is out of the table.
     pub(crate) in_flight: TaskTracker,

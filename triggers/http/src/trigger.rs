@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio_util::task::TaskTracker;
 use trigger_core::{BindError, Binding, Kind, Problems, Trigger, TriggerContext, TriggerError, TriggerKind};
 
-use crate::config::{Config, Mode, Served};
+use crate::config::{Config, Mode, Retries, Served};
 use crate::pattern::Pattern;
 use crate::routes::{Route, Routes, Starting};
 
@@ -47,6 +47,7 @@ impl TriggerKind for Http {
             refused(what, help)
         })?;
         let pattern = Pattern::parse(&config.path).map_err(|mistake| refused(mistake.message, mistake.help))?;
+        let retries = config.retries();
         let Config { mode, max_body_bytes, max_wait_seconds, .. } = config;
         Ok(Bound {
             served,
@@ -54,6 +55,7 @@ impl TriggerKind for Http {
             mode,
             max_body_bytes,
             max_wait_seconds,
+            retries,
             starting: self.routes.starting(),
             routes: self.routes.clone(),
         })
@@ -67,6 +69,7 @@ pub struct Bound {
     mode: Mode,
     max_body_bytes: u64,
     max_wait_seconds: u32,
+    retries: Option<Retries>,
     starting: Starting,
     routes: Routes,
 }
@@ -75,10 +78,10 @@ impl Trigger for Bound {
     /// The route is in the table from the first poll on, so an old trigger that is asked to stop after this one was
     /// polled hands over without a gap.
     async fn run(self, cx: TriggerContext) -> Result<(), TriggerError> {
-        let Bound { served, pattern, mode, max_body_bytes, max_wait_seconds, starting, routes } = self;
+        let Bound { served, pattern, mode, max_body_bytes, max_wait_seconds, retries, starting, routes } = self;
         let shutdown = cx.shutdown.clone();
         let in_flight = TaskTracker::new();
-        let route = Arc::new(Route { served, pattern, mode, max_body_bytes, max_wait_seconds, cx, in_flight });
+        let route = Arc::new(Route { served, pattern, mode, max_body_bytes, max_wait_seconds, retries, cx, in_flight });
         let entry = Entry::new(routes, route);
         drop(starting);
         shutdown.cancelled().await;

@@ -196,6 +196,22 @@ async fn a_wait_is_bounded_by_the_route() {
 }
 
 #[tokio::test]
+async fn a_route_says_how_often_its_events_are_tried_again() {
+    let dispatch = FakeDispatch::echo();
+    for (mode, bounded) in [("sync", true), ("async", false)] {
+        let section = json!({ "path": "/f", "mode": mode, "retry_count": 2, "retry_within_seconds": 5 });
+        let routes = table(&dispatch, section).await;
+        ask(&routes, request("POST", "/f", &[], "x")).await;
+        let event = dispatch.seen().into_iter().chain(dispatch.accepted()).next_back().unwrap();
+        let terms = event.terms.unwrap();
+        let within = terms.expires_at.map(|expires_at| expires_at - event.received_at);
+        assert_eq!((terms.retry_count, within), (Some(2), bounded.then(|| chrono::TimeDelta::seconds(5))), "{mode}");
+    }
+    ask(&table(&dispatch, json!({ "path": "/f" })).await, request("POST", "/f", &[], "x")).await;
+    assert_eq!(dispatch.seen().last().unwrap().terms, None, "one that says nothing costs nothing");
+}
+
+#[tokio::test]
 async fn what_is_not_known_here_is_404() {
     assert_eq!(standing(None).await.code(), "not_found");
 
