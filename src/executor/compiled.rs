@@ -10,9 +10,12 @@ use super::guest::Guest;
 use super::host::bindings::Function;
 use super::{Abi, ModuleError, command, component, inspect, reactor, wasi};
 
+/// Interfaces whose host asks others than the invocation: who imports one is given services, and may wait for them.
+const SERVED: &[&str] = &["tripline:function/jobs@", "tripline:function/timers@"];
+
 /// What guests may import.
 pub(super) struct Linkers {
-    /// The interfaces of `wit/tripline.wit` alone: nothing in them waits, but in `jobs` and `timers`.
+    /// The interfaces of `wit/tripline.wit` alone: nothing in them waits, but in those that are `SERVED`.
     ours: wasmtime::component::Linker<Guest>,
     /// Those and WASI 0.2.
     wide: wasmtime::component::Linker<Guest>,
@@ -85,13 +88,15 @@ pub(super) enum Linked {
         handle: ComponentExportIndex,
         /// Whether it imports WASI, and so may wait.
         wasi: bool,
-        /// Whether it imports `jobs` or `timers`, and so may wait for the store.
-        work: bool,
+        /// Whether it imports what is `SERVED`, and so may wait for it.
+        served: bool,
     },
     Http {
         pre: ProxyPre<Guest>,
         /// Whether it imports interfaces that show it the invocation.
         asks: bool,
+        /// Whether it imports what is `SERVED`.
+        served: bool,
     },
     Command {
         pre: wasmtime::InstancePre<Guest>,
@@ -102,11 +107,10 @@ pub(super) enum Linked {
 }
 
 impl Linked {
-    /// Whether the guest may ask for jobs and timers.
-    pub(super) fn works(&self) -> bool {
+    /// Whether the guest is given services.
+    pub(super) fn is_served(&self) -> bool {
         match self {
-            Linked::Component { work, .. } => *work,
-            Linked::Http { asks, .. } => *asks,
+            Linked::Component { served, .. } | Linked::Http { served, .. } => *served,
             Linked::Command { .. } | Linked::Reactor { .. } => false,
         }
     }
@@ -124,7 +128,8 @@ impl Compiled {
             (Abi::Component, Code::Component(component)) => link_component(linkers, component),
             (Abi::WasiHttp, Code::Component(component)) => {
                 let pre = linkers.wide.instantiate_pre(component).and_then(ProxyPre::new);
-                pre.map(|pre| Linked::Http { pre, asks: imports(component, "tripline:") })
+                let (asks, served) = (imports(component, "tripline:"), is_served(component));
+                pre.map(|pre| Linked::Http { pre, asks, served })
             }
             (Abi::Reactor, Code::Core(module)) => {
                 linkers.core.instantiate_pre(module).and_then(reactor::check).map(|pre| Linked::Reactor { pre })
@@ -154,8 +159,11 @@ fn link_component(linkers: &Linkers, component: &Component) -> wasmtime::Result<
         .get_export_index(None, inspect::HANDLE)
         .ok_or_else(|| wasmtime::format_err!("it does not export `{}`", inspect::HANDLE))?;
     component::check(component)?;
-    let work = ["tripline:function/jobs@", "tripline:function/timers@"].iter().any(|name| imports(component, name));
-    Ok(Linked::Component { pre, handle, wasi, work })
+    Ok(Linked::Component { pre, handle, wasi, served: is_served(component) })
+}
+
+fn is_served(component: &Component) -> bool {
+    SERVED.iter().any(|interface| imports(component, interface))
 }
 
 fn imports(component: &Component, prefix: &str) -> bool {

@@ -40,15 +40,15 @@ pub(super) struct Guest {
     pub(super) host_ops_truncated: bool,
     pub(super) effects: Effects,
     pub(super) effect_bytes: usize,
-    /// For modules that import `jobs` or `timers`.
-    pub(super) work: Option<Box<Work>>,
+    /// For modules that import what others serve.
+    pub(super) served: Option<Box<Served>>,
     pub(super) http: Option<Box<HttpParts>>,
     /// For modules that import WASI.
     pub(super) wasi: Option<Box<Wasi>>,
 }
 
-/// What `jobs` and `timers` work with.
-pub(super) struct Work {
+/// What host interfaces that ask others work with.
+pub(super) struct Served {
     pub(super) services: Arc<Services>,
     /// Where progress goes, if somebody wants to know.
     pub(super) progress: Option<watch::Sender<Progress>>,
@@ -56,7 +56,7 @@ pub(super) struct Work {
     pub(super) timers: Vec<HeldTimer>,
 }
 
-impl Work {
+impl Served {
     pub(super) fn new(services: Arc<Services>, progress: Option<watch::Sender<Progress>>) -> Box<Self> {
         Box::new(Self { services, progress, timers: Vec::new() })
     }
@@ -84,7 +84,7 @@ impl Guest {
             host_ops_truncated: false,
             effects: Effects::default(),
             effect_bytes: 0,
-            work: None,
+            served: None,
             http: None,
             wasi: None,
         }

@@ -220,7 +220,7 @@ impl WasmExecutor {
             }
         };
         let mut overran = Duration::ZERO;
-        if let Linked::Component { pre, handle, wasi: false, work: false } = &compiled.linked
+        if let Linked::Component { pre, handle, wasi: false, served: false } = &compiled.linked
             && version.pace.is_quick()
         {
             let began = Instant::now();
@@ -279,8 +279,8 @@ impl WasmExecutor {
     ) -> Attempt {
         let overran = Overran::default();
         let mut guest = Guest::new(version.clone(), self.inner.config.bounds, deadline);
-        if compiled.linked.works() {
-            guest.work = Some(guest::Work::new(self.services.clone(), progress));
+        if compiled.linked.is_served() {
+            guest.served = Some(guest::Served::new(self.services.clone(), progress));
         }
         let call = Call { engine: self.inner.engine.clone(), guest, overran: overran.clone() };
         let work = call.begin(compiled, invocation);

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::bindings::tripline::function::jobs::{self, Error, Options};
 use super::bindings::tripline::function::types::Cancelled;
 use super::events::{Refusal, conflict, header_bytes, headers, moment, shown};
-use crate::executor::guest::{Guest, Work};
+use crate::executor::guest::{Guest, Served};
 
 /// The longest note of a progress, in bytes.
 const MAX_NOTE: usize = 1024;
@@ -53,7 +53,7 @@ impl jobs::Host for Guest {
         if note.chars().any(char::is_control) {
             return Err(Refusal::invalid("note", "it has a control character").into());
         }
-        if let Some(Work { progress: Some(progress), .. }) = self.work.as_deref() {
+        if let Some(Served { progress: Some(progress), .. }) = self.served.as_deref() {
             progress.send_replace(Progress { percent, note });
         }
         Ok(())
@@ -62,7 +62,7 @@ impl jobs::Host for Guest {
 
 impl Guest {
     fn jobs(&self) -> Result<Arc<dyn Jobs>, Refusal> {
-        let jobs = self.work.as_ref().and_then(|work| work.services.jobs.clone());
+        let jobs = self.served.as_ref().and_then(|work| work.services.jobs.clone());
         jobs.ok_or_else(|| Refusal::Unavailable("this engine has no job queues".to_owned()))
     }
 
@@ -71,7 +71,7 @@ impl Guest {
         let bytes = payload.len() + size(&options);
         self.room(1, bytes).map_err(Refusal::TooMany)?;
         let jobs = self.jobs()?;
-        let services = &self.work.as_ref().expect("it has jobs").services;
+        let services = &self.served.as_ref().expect("it has jobs").services;
         let until = |field, when: Option<_>| when.map(|when| moment(field, when, services)).transpose();
         let job = NewJob {
             payload: payload.into(),

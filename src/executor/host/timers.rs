@@ -48,7 +48,7 @@ impl timers::Host for Guest {
 
 impl Guest {
     fn timers(&self) -> Result<Arc<dyn Timers>, Refusal> {
-        let timers = self.work.as_ref().and_then(|work| work.services.timers.clone());
+        let timers = self.served.as_ref().and_then(|work| work.services.timers.clone());
         timers.ok_or_else(|| Refusal::Unavailable("this engine has no timers".to_owned()))
     }
 
@@ -65,7 +65,7 @@ impl Guest {
         let bytes = payload.len() + header_bytes(&options.headers) + key.len() + content_type;
         self.room(1, bytes).map_err(Refusal::TooMany)?;
         let timers = self.timers()?;
-        let work = self.work.as_ref().expect("it has timers");
+        let work = self.served.as_ref().expect("it has timers");
         let new = NewTimer {
             key: key.as_str().into(),
             run_at: moment("when", when, &work.services)?,
@@ -79,7 +79,7 @@ impl Guest {
         };
         let event = timers.event(&timer, new)?;
         let id = self.hold(event, bytes);
-        self.work.as_mut().expect("it has timers").timers.push(HeldTimer { timer, key, id });
+        self.served.as_mut().expect("it has timers").timers.push(HeldTimer { timer, key, id });
         Ok(())
     }
 
@@ -88,7 +88,7 @@ impl Guest {
         let timers = self.timers()?;
         // What waits in the store is asked first: where that cannot be done, nothing has changed here either.
         let stored = timers.cancel(timer, key).await?.into();
-        let work = self.work.as_mut().expect("it has timers");
+        let work = self.served.as_mut().expect("it has timers");
         let (named, others) = std::mem::take(&mut work.timers)
             .into_iter()
             .partition::<Vec<_>, _>(|held| held.timer == timer && held.key == key);

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::super::bindings::tripline::function::types::{self, Conflict, Moment};
 use super::super::bindings::tripline::function::{jobs, timers};
 use super::*;
-use crate::executor::guest::Work;
+use crate::executor::guest::Served;
 use crate::executor::tests::fakes::Fakes;
 
 /// A guest that may use `thumbs`, `mail.*` but in the name of `secret` nothing, and timers called `reminders`.
@@ -19,7 +19,7 @@ fn worker(event: impl FnOnce(&mut InvocationContext)) -> (Guest, Arc<Fakes>) {
         definition.allow.timers = vec!["reminders".to_owned(), "gone.*".to_owned()];
     };
     let mut guest = guest(Kind::Job, grants, event);
-    guest.work = Some(Work::new(Arc::new(fakes.services()), None));
+    guest.served = Some(Served::new(Arc::new(fakes.services()), None));
     (guest, fakes)
 }
 
@@ -209,7 +209,7 @@ fn progress_is_sent_to_whoever_wants_to_know() {
     let progress = |guest: &mut Guest, percent, note: &str| jobs::Host::progress(guest, percent, note.to_owned());
     progress(&mut guest, 50.0, "nobody listens").unwrap();
     let (sender, told) = tokio::sync::watch::channel(Progress::default());
-    guest.work.as_mut().unwrap().progress = Some(sender);
+    guest.served.as_mut().unwrap().progress = Some(sender);
     for wrong in [-1.0, 100.5, f32::NAN, f32::INFINITY] {
         let error = progress(&mut guest, wrong, "").unwrap_err();
         assert!(matches!(&error, jobs::Error::Invalid((field, _)) if field == "percent"), "{wrong}: {error:?}");
