@@ -136,7 +136,7 @@ build_into() {
 
 # The digest of everything that a module is made of; the recipe is told in the lock.
 sources_digest() {
-    find "$1/Cargo.toml" "$1/src" examples/Cargo.toml examples/Cargo.lock wit -type f | sort | while read -r file; do
+    find "$1/Cargo.toml" "$1/src" examples/Cargo.toml examples/Cargo.lock sdk/rust/Cargo.toml sdk/rust/src wit -type f | sort | while read -r file; do
         sha256 "$file"
     done | sha256 | cut -d' ' -f1
 }
@@ -151,8 +151,8 @@ lock_text() {
 # sources_sha256  the SHA-256 of a text with one line per source, sorted by path as bytes:
 #                     <SHA-256 of the file's bytes, 64 hexadecimal digits><two spaces><path><line feed>
 #                 The sources are the files \`<sources>/Cargo.toml\`, \`examples/Cargo.toml\`,
-#                 \`examples/Cargo.lock\`, and every file below \`<sources>/src\` and below \`wit\`; paths are relative
-#                 to the repository, with "/".
+#                 \`examples/Cargo.lock\`, \`sdk/rust/Cargo.toml\`, and every file below \`<sources>/src\`, below
+#                 \`sdk/rust/src\` and below \`wit\`; paths are relative to the repository, with "/".
 # bytes           the size of the module.
 
 compiler = "$2"

@@ -174,10 +174,12 @@ fn committed_modules_match_their_sources() {
         assert_eq!(hex(&bytes), text("sha256"), "{} was changed: run examples/build.sh", text("path"));
         let sources = workspace().join(text("sources"));
         let mut inputs = files(&sources.join("src"));
+        inputs.extend(files(&workspace().join("sdk/rust/src")));
         inputs.extend(files(&workspace().join("wit")));
         inputs.push(sources.join("Cargo.toml"));
         inputs.push(workspace().join("examples/Cargo.toml"));
         inputs.push(workspace().join("examples/Cargo.lock"));
+        inputs.push(workspace().join("sdk/rust/Cargo.toml"));
         let lines: BTreeMap<String, String> = inputs
             .iter()
             .map(|input| {
@@ -202,7 +204,7 @@ fn committed_modules_match_their_sources() {
 #[test]
 fn every_test_that_the_features_name_exists() {
     let features = std::fs::read_to_string(workspace().join("docs/features.md")).unwrap();
-    let sources: String = ["src", "triggers", "tests"]
+    let sources: String = ["src", "sdk", "triggers", "tests"]
         .iter()
         .flat_map(|directory| files(&workspace().join(directory)))
         .filter(|file| file.extension().is_some_and(|extension| extension == "rs"))

@@ -1,17 +1,18 @@
 //! Takes an order over HTTP and tells the rest of the shop about it.
 //!
 //! `POST /orders/{id}` with `{"item": "kettle", "amount": 4200}` (cents) is answered 201, and the order goes out on
-//! `orders.<id>.created`. A timer reminds of it, should it have no receipt by then. A bad order is the caller's mistake, not a failed attempt: it is answered 422 and nothing is
-//! published.
+//! `orders.<id>.created`. A timer reminds of it, should it have no receipt by then. A bad order is the caller's mistake,
+//! not a failed attempt: it is answered 422 and nothing is published.
 
-wit_bindgen::generate!({ path: "../../../../wit", world: "function" });
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tripline::function::types::{Conflict, Moment};
-use tripline::function::{environment, http_response, invocation, log, messaging, timers};
+use tripline_guest::{Event, Failure, HostError, Message, Response, Timer, environment};
 
-/// How long a receipt may take, in milliseconds, where the environment does not say.
-const REMIND_AFTER: u64 = 5_000;
+/// How long a receipt may take where the environment does not say.
+const REMIND_AFTER: Duration = Duration::from_secs(5);
+
+tripline_guest::handler!(order);
 
 /// What a caller sends.
 #[derive(Deserialize)]
@@ -38,20 +39,14 @@ struct Problem<'a> {
     detail: &'a str,
 }
 
-struct Orders;
-export!(Orders);
-
-impl Guest for Orders {
-    fn handle(_cx: Context, payload: Vec<u8>) -> Result<Vec<u8>, Failure> {
-        // Only its trigger fills this in; without it no later attempt has it either.
-        let id = invocation::attribute("param.id")
-            .ok_or_else(|| Failure::Permanent("expected the path /orders/{id}".into()))?;
-        match read(&id, &payload) {
-            Ok(order) => accept(&id, &order),
-            Err(why) => {
-                log::write(log::Level::Warn, &format!("refused order {id:?}: {why}"));
-                refuse(&why)
-            }
+fn order(event: Event) -> Result<Response, Failure> {
+    // Only its trigger fills this in; without it no later attempt has it either.
+    let id = event.param("id").ok_or_else(|| Failure::permanent("expected the path /orders/{id}"))?;
+    match read(&id, &event.payload) {
+        Ok(order) => accept(&id, &order),
+        Err(why) => {
+            tripline_guest::warn!("refused order {id:?}: {why}");
+            refuse(&why)
         }
     }
 }
@@ -70,47 +65,27 @@ fn read(id: &str, body: &[u8]) -> Result<Order, String> {
     }
 }
 
-fn accept(id: &str, order: &Order) -> Result<Vec<u8>, Failure> {
-    let subject = format!("orders.{id}.created");
-    let created = json(&Created { id, item: &order.item, amount: order.amount });
+fn accept(id: &str, order: &Order) -> Result<Response, Failure> {
+    let created = Created { id, item: &order.item, amount: order.amount };
+    let event = serde_json::to_vec(&created)?;
     // Set and sent when this attempt has succeeded, never otherwise.
-    remind(id, &created).map_err(|error| Failure::Permanent(format!("cannot set a reminder: {error:?}")))?;
-    messaging::publish(&messaging::Message {
-        subject: subject.clone(),
-        headers: vec![("content-type".into(), b"application/json".into())],
-        payload: created.clone(),
-    })
-    .map_err(|error| Failure::Permanent(format!("cannot publish on {subject}: {error:?}")))?;
-    log::write(log::Level::Info, &format!("order {id}: {} for {} cents", order.item, order.amount));
-    answer(201, "application/json", created)
+    remind(id, &event)?;
+    Message::new(format!("orders.{id}.created"), event).header("content-type", "application/json").publish()?;
+    tripline_guest::info!("order {id}: {} for {} cents", order.item, order.amount);
+    Ok(Response::json(&created)?.status(201))
 }
 
 /// Sets the order's reminder, which its receipt cancels.
-fn remind(id: &str, order: &[u8]) -> Result<(), timers::Error> {
-    let after = environment::get("REMIND_AFTER_MS").and_then(|text| text.parse().ok()).unwrap_or(REMIND_AFTER);
-    let options = timers::Options {
-        content_type: Some("application/json".into()),
-        headers: Vec::new(),
-        conflict: Conflict::Replace,
-        allow_past: false,
-        retry_count: None,
-        result_ttl_seconds: None,
-    };
-    timers::set("reminders", id, Moment::After(after), order, &options)
+fn remind(id: &str, order: &[u8]) -> Result<(), HostError> {
+    let millis = environment::get("REMIND_AFTER_MS").and_then(|text| text.parse().ok());
+    let after = millis.map_or(REMIND_AFTER, Duration::from_millis);
+    Timer::new("reminders", id, after).payload(order).content_type("application/json").replace().set()
 }
 
-fn refuse(why: &str) -> Result<Vec<u8>, Failure> {
+fn refuse(why: &str) -> Result<Response, Failure> {
     let problem = Problem { title: "this order cannot be taken", status: 422, detail: why };
-    answer(problem.status, "application/problem+json", json(&problem))
-}
-
-fn answer(status: u16, content_type: &str, body: Vec<u8>) -> Result<Vec<u8>, Failure> {
-    http_response::set(status, &[("content-type".into(), content_type.into())]).map_err(Failure::Permanent)?;
-    Ok(body)
-}
-
-fn json(value: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(value).expect("plain structs of text and numbers always serialize")
+    let body = serde_json::to_vec(&problem)?;
+    Ok(Response::new(body).status(problem.status).header("content-type", "application/problem+json"))
 }
 
 #[cfg(test)]

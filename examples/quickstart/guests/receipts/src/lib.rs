@@ -8,39 +8,35 @@
 //! | `"amount": 0` | the same, until the environment says `FREE_ORDERS = "yes"`: then a redrive succeeds |
 //! | anything else | a receipt |
 
-wit_bindgen::generate!({ path: "../../../../wit", world: "function" });
+use std::time::Duration;
 
-use tripline::function::{environment, log, timers};
+use tripline_guest::{Event, Failure, environment, timers};
 
-/// How long `slow` asks to be left alone, in milliseconds.
-const SLOW_MILLISECONDS: u64 = 2_000;
+/// How long `slow` asks to be left alone.
+const SLOW: Duration = Duration::from_secs(2);
 
-struct Receipts;
-export!(Receipts);
+tripline_guest::handler!(receipt);
 
-impl Guest for Receipts {
-    fn handle(cx: Context, payload: Vec<u8>) -> Result<Vec<u8>, Failure> {
-        let order = String::from_utf8_lossy(&payload);
-        log::write(log::Level::Info, &format!("attempt {} for {}", cx.attempt, cx.subject));
-        if order.contains("poison") {
-            return Err(Failure::Permanent("nobody can write a receipt for poison".into()));
-        }
-        if order.contains("slow") && cx.attempt < 3 {
-            return Err(Failure::RetryAfter(("the printer is warming up".into(), SLOW_MILLISECONDS)));
-        }
-        if order.contains("fail") {
-            return Err(Failure::Retryable("the printer is out of paper".into()));
-        }
-        if is_free(&order) && environment::get("FREE_ORDERS").as_deref() != Some("yes") {
-            return Err(Failure::Retryable("a receipt over 0 needs FREE_ORDERS = \"yes\"".into()));
-        }
-        if let Some(id) = order_id(&cx.subject) {
-            // At once: whatever becomes of this attempt now, nobody needs to be reminded of the order.
-            timers::cancel("reminders", id)
-                .map_err(|error| Failure::Retryable(format!("cannot cancel the reminder: {error:?}")))?;
-        }
-        Ok(format!("receipt for {}: {order}", cx.subject).into_bytes())
+fn receipt(event: Event) -> Result<String, Failure> {
+    let (order, subject) = (String::from_utf8_lossy(&event.payload), &event.subject);
+    tripline_guest::info!("attempt {} for {subject}", event.attempt);
+    if order.contains("poison") {
+        return Err(Failure::permanent("nobody can write a receipt for poison"));
     }
+    if order.contains("slow") && event.attempt < 3 {
+        return Err(Failure::retry_after(SLOW, "the printer is warming up"));
+    }
+    if order.contains("fail") {
+        return Err(Failure::retryable("the printer is out of paper"));
+    }
+    if is_free(&order) && environment::get("FREE_ORDERS").as_deref() != Some("yes") {
+        return Err(Failure::retryable("a receipt over 0 needs FREE_ORDERS = \"yes\""));
+    }
+    if let Some(id) = order_id(subject) {
+        // At once: whatever becomes of this attempt now, nobody needs to be reminded of the order.
+        timers::cancel("reminders", id)?;
+    }
+    Ok(format!("receipt for {subject}: {order}"))
 }
 
 /// The order's id in `orders.<id>.created`.
