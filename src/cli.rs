@@ -8,6 +8,7 @@ pub mod check;
 pub mod client;
 pub mod clock;
 mod dlq;
+pub mod invoke;
 pub mod jobs;
 mod ledger;
 mod redrive;
@@ -49,6 +50,8 @@ pub enum Command {
     Serve(Run),
     /// Find every mistake in a manifest, its modules included, without opening anything.
     Check(Check),
+    /// Run a module once, here: its answer, what it said and what it asked for.
+    Invoke(Box<invoke::Invoke>),
     /// Have a running engine take its manifest in again.
     Reload(Remote),
     /// Publish a message on the engine's bus.
@@ -382,7 +385,7 @@ pub async fn ask(command: Command) -> anyhow::Result<ExitCode> {
         Command::Clock(clock) => clock::run(clock).await,
         Command::Schedules(Schedules { command }) => schedules::run(command).await,
         Command::Jobs(jobs) => return jobs::run(jobs).await,
-        Command::Dev(_) | Command::Serve(_) | Command::Check(_) => {
+        Command::Dev(_) | Command::Serve(_) | Command::Check(_) | Command::Invoke(_) => {
             unreachable!("main runs these itself: they need the trigger kinds")
         }
     }?;

@@ -11,6 +11,7 @@
 
 pub mod config;
 pub mod kinds;
+pub mod local;
 
 pub mod functions;
 

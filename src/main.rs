@@ -34,6 +34,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Dev(options) => start(&options.run, options.clock.clock(), true),
         Command::Serve(options) => start(&options, Clock::system(), false),
         Command::Check(options) => check_manifest(&options),
+        Command::Invoke(invoke) => {
+            block_on(cli::invoke::run(*invoke, |config: &EngineConfig| closed_kinds(over_nats(config))))
+        }
         // The kinds know what a schedule means: no engine has to be asked.
         Command::Schedules(cli::Schedules { command: SchedulesCommand::Next(next) }) if !next.schedule.is_empty() => {
             cli::schedules::preview(&next, &closed_kinds(false)?, Clock::system().now())?;

@@ -4,6 +4,7 @@ use std::io::{Read as _, Write as _};
 
 use anyhow::{Context as _, bail};
 use base64::Engine as _;
+use bytes::Bytes;
 use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
 use serde::Serialize;
@@ -58,17 +59,31 @@ pub(super) async fn reload(client: &Client) -> anyhow::Result<()> {
 
 /// A payload as it was typed, or standard input for `-`: text where it is text, base64 otherwise.
 pub(super) fn payload(typed: String) -> anyhow::Result<(Option<String>, Option<String>)> {
-    let bytes = if typed == "-" {
-        let mut bytes = Vec::new();
-        std::io::stdin().lock().read_to_end(&mut bytes).context("cannot read standard input")?;
-        bytes
-    } else {
-        typed.into_bytes()
-    };
-    Ok(match String::from_utf8(bytes) {
-        Ok(text) => (Some(text), None),
-        Err(binary) => (None, Some(base64::engine::general_purpose::STANDARD.encode(binary.as_bytes()))),
-    })
+    Ok(self::typed(&bytes(&typed)?))
+}
+
+/// A payload as it was typed, or standard input for `-`.
+pub(super) fn bytes(typed: &str) -> anyhow::Result<Bytes> {
+    if typed != "-" {
+        return Ok(Bytes::copy_from_slice(typed.as_bytes()));
+    }
+    let mut bytes = Vec::new();
+    std::io::stdin().lock().read_to_end(&mut bytes).context("cannot read standard input")?;
+    Ok(bytes.into())
+}
+
+/// Bytes for JSON: text where they are text, base64 otherwise.
+pub(super) fn typed(bytes: &[u8]) -> (Option<String>, Option<String>) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => (Some(text.to_owned()), None),
+        Err(_) => (None, Some(base64::engine::general_purpose::STANDARD.encode(bytes))),
+    }
+}
+
+/// Writes bytes as they are. A reader that went away is no error.
+pub(super) fn raw(bytes: &[u8]) {
+    let mut stdout = std::io::stdout().lock();
+    let _ = stdout.write_all(bytes).and_then(|()| stdout.flush());
 }
 
 /// Headers as they were typed.

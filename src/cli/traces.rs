@@ -4,6 +4,7 @@ use super::client::{Client, query};
 use super::show::{duration, json, line, print, size, table};
 use super::{Traces, TracesCommand};
 use crate::admin::{Listing, TraceView};
+use crate::executor::Detail;
 use crate::traces::TraceRow;
 
 pub(super) async fn run(traces: Traces) -> anyhow::Result<()> {
@@ -99,21 +100,22 @@ fn attempt(row: &TraceRow) {
     if let Some(delay) = row.retry_delay_ms {
         line(format!("  next try {} later", duration(delay * 1_000_000)));
     }
-    let Some(detail) = &row.detail else { return };
-    for op in &detail.host_ops {
+    if let Some(detail) = &row.detail {
+        detail_lines(detail).iter().for_each(line);
+    }
+}
+
+/// What a guest asked for and said, a line each.
+pub(super) fn detail_lines(detail: &Detail) -> Vec<String> {
+    let ops = detail.host_ops.iter().map(|op| {
         let result = op.error.as_deref().unwrap_or("ok");
-        line(format!(
-            "  host     {} {} · {} · {} · {result}",
-            op.op,
-            op.target,
-            size(op.bytes),
-            duration(op.duration_micros * 1_000)
-        ));
-    }
-    for log in &detail.logs {
-        line(format!("  log      {:>9} {:<5} {}", duration(log.at_micros * 1_000), log.level, log.message));
-    }
-    if detail.logs_truncated || detail.host_ops_truncated {
-        line("  (some lines were left out: a limit was reached)");
-    }
+        let (bytes, took) = (size(op.bytes), duration(op.duration_micros * 1_000));
+        format!("  host     {} {} · {bytes} · {took} · {result}", op.op, op.target)
+    });
+    let logs = detail
+        .logs
+        .iter()
+        .map(|log| format!("  log      {:>9} {:<5} {}", duration(log.at_micros * 1_000), log.level, log.message));
+    let cut = detail.logs_truncated || detail.host_ops_truncated;
+    ops.chain(logs).chain(cut.then(|| "  (some lines were left out: a limit was reached)".to_owned())).collect()
 }

@@ -11,6 +11,7 @@ mod guests;
 mod jobs;
 mod ledger;
 mod limits;
+mod local;
 mod main_job;
 mod on_nats;
 mod on_postgres;

@@ -1,0 +1,271 @@
+//! `tripline invoke --local`.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use bytes::Bytes;
+use clap::Args;
+use serde_json::{Value, json};
+use trigger_core::{Headers, InvocationContext, Kind};
+
+use super::show::{self, duration, size};
+use crate::config::{Document, EngineConfig, Manifest};
+use crate::dispatch::retry::Decision;
+use crate::executor::{Abi, Effects};
+use crate::functions::Definition;
+use crate::kinds::Kinds;
+use crate::local::{self, Local, Ran};
+
+/// What to run, and for which event. The answer goes to standard output, everything about it to standard error. Exit
+/// code 1 where the attempt failed.
+#[derive(Debug, Args)]
+pub struct Invoke {
+    /// The module to run here, without an engine: what it publishes, enqueues and sets is shown and goes nowhere.
+    #[arg(long, value_name = "MODULE")]
+    pub local: PathBuf,
+    /// The payload; `-` reads standard input.
+    #[arg(default_value = "")]
+    pub payload: String,
+    /// Take limits, grants and environment from this function of the manifest. Without it everything that goes nowhere
+    /// is granted, and what was used is told.
+    #[arg(long, value_name = "NAME")]
+    pub function: Option<String>,
+    /// The manifest, or the directory that it lies in.
+    #[arg(long, default_value = "tripline.toml", requires = "function")]
+    pub manifest: PathBuf,
+    /// The kind of trigger that the event came in by. By default `http` for a `wasi:http` component, `job` otherwise.
+    #[arg(long, value_name = "KIND", value_parser = kind)]
+    pub trigger: Option<Kind>,
+    /// What the event is about: a path, a subject, a schedule's name. By default `/` over HTTP.
+    #[arg(long, default_value = "")]
+    pub subject: String,
+    /// Media type of the payload.
+    #[arg(long, value_name = "TYPE")]
+    pub content_type: Option<String>,
+    /// A header, `name: value`; may be repeated.
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
+    pub headers: Vec<String>,
+    /// What the trigger says of the event, `name=value`: `method=POST`, `param.id=7`; may be repeated.
+    #[arg(short = 'A', long = "attribute", value_name = "NAME=VALUE", value_parser = pair)]
+    pub attributes: Vec<(String, String)>,
+    /// A variable of the environment, `name=value`, beside or in place of the function's own; may be repeated.
+    #[arg(short = 'e', long = "env", value_name = "NAME=VALUE", value_parser = pair)]
+    pub env: Vec<(String, String)>,
+    /// Number of the attempt.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub attempt: u32,
+    /// Who called.
+    #[arg(long)]
+    pub caller: Option<String>,
+    /// The event's identity, by which a duplicate is known.
+    #[arg(long, value_name = "KEY")]
+    pub idempotency_key: Option<String>,
+    /// Wall time of the attempt, in place of the function's: 500ms, 10s.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub timeout: Option<Duration>,
+    /// Answer in JSON, all of it to standard output.
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn kind(word: &str) -> Result<Kind, String> {
+    Kind::parse(word).ok_or_else(|| {
+        let words: Vec<&str> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
+        format!("expected one of {}", words.join(", "))
+    })
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("expected name=value")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// Runs the module and tells what came of it. `kinds` are those that a manifest's triggers are of.
+pub async fn run(
+    invoke: Invoke,
+    kinds: impl FnOnce(&EngineConfig) -> anyhow::Result<Kinds>,
+) -> anyhow::Result<ExitCode> {
+    let module = std::fs::read(&invoke.local).with_context(|| format!("cannot read {}", invoke.local.display()))?;
+    let local = Local::new(module.into(), definition(&invoke, kinds)?).await?;
+    let event = event(&invoke, &local)?;
+    let ran = local.run(&event).await;
+    if invoke.json {
+        show::json(&as_json(&local, &ran))?;
+    } else {
+        tell(&local, &event, &ran, invoke.function.is_none());
+    }
+    Ok(if ran.attempt.result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn definition(
+    invoke: &Invoke,
+    kinds: impl FnOnce(&EngineConfig) -> anyhow::Result<Kinds>,
+) -> anyhow::Result<Definition> {
+    let mut definition = match &invoke.function {
+        None => {
+            let name = invoke.local.file_stem().map_or("function".into(), |stem| stem.to_string_lossy().into_owned());
+            Definition { allow: local::allow_all(), ..Definition::new("default", name) }
+        }
+        Some(name) => {
+            let path = &invoke.manifest;
+            let path = if path.is_dir() { path.join("tripline.toml") } else { path.clone() };
+            let document = Document::read(&path)?;
+            let Manifest { functions, .. } = document.manifest(&kinds(&document.engine())?)?;
+            let known: Vec<String> = functions.iter().map(|function| function.definition.name.clone()).collect();
+            match functions.into_iter().find(|function| function.definition.name == *name) {
+                Some(function) => function.definition,
+                None => bail!("{} has no function {name:?}, it has {}", path.display(), known.join(", ")),
+            }
+        }
+    };
+    definition.env_vars.extend(invoke.env.iter().cloned());
+    if let Some(timeout) = invoke.timeout {
+        definition.timeout_seconds = timeout.as_secs_f64();
+    }
+    Ok(definition)
+}
+
+fn event(invoke: &Invoke, local: &Local) -> anyhow::Result<InvocationContext> {
+    let kind = invoke.trigger.unwrap_or(if local.abi() == Abi::WasiHttp { Kind::Http } else { Kind::Job });
+    let mut event = local.event(kind, show::bytes(&invoke.payload)?);
+    event.subject = match (&*invoke.subject, kind) {
+        ("", Kind::Http) => "/".into(),
+        (subject, _) => subject.into(),
+    };
+    event.content_type = invoke.content_type.as_deref().map(Into::into);
+    let headers = show::headers(&invoke.headers)?;
+    event.headers = Headers::List(headers.into_iter().map(|(name, value)| (name, Bytes::from(value))).collect());
+    event.attributes = invoke.attributes.iter().map(|(name, value)| (name.clone().into(), value.clone())).collect();
+    event.attempt = invoke.attempt;
+    event.caller = invoke.caller.as_deref().map(Into::into);
+    event.idempotency_key = invoke.idempotency_key.as_deref().map(Into::into);
+    event.adopt_lineage();
+    Ok(event)
+}
+
+/// What a dispatcher would do next.
+fn next(decision: Decision) -> String {
+    match decision {
+        Decision::Retry(delay) => {
+            format!("an engine would try again after about {}", humantime::format_duration(delay))
+        }
+        Decision::Dead(reason) => format!("an engine would give it up ({reason})"),
+    }
+}
+
+/// Writes a line about the attempt to standard error: standard output has the answer.
+fn say(text: impl AsRef<str>) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr().lock(), "{}", text.as_ref());
+}
+
+fn tell(local: &Local, event: &InvocationContext, ran: &Ran, grants: bool) {
+    let attempt = &ran.attempt;
+    let outcome = match &attempt.result {
+        Ok(response) => match &response.http {
+            Some(http) => format!("ok ({})", http.status),
+            None => "ok".to_owned(),
+        },
+        Err(failure) => format!("failed ({}): {}", failure.code, failure.message),
+    };
+    say(format!(
+        "{} as {} event, attempt {}: {outcome}",
+        local.abi().as_str(),
+        event.binding.trigger_type,
+        event.attempt
+    ));
+    if let Some(decision) = ran.decision {
+        say(format!("  next     {}", next(decision)));
+    }
+    let nanos = |duration: Duration| self::duration(duration.as_nanos() as u64);
+    say(format!("  phases   instantiate {} · run {}", nanos(attempt.instantiate), nanos(attempt.run)));
+    let output = attempt.result.as_ref().map_or(0, |response| response.body.len());
+    let (input, output) = (size(event.payload.len() as u64), size(output as u64));
+    say(format!("  sizes    in {input} · out {output} · memory {}", size(attempt.memory_peak_bytes)));
+    if let Ok(response) = &attempt.result {
+        for (name, value) in response.http.iter().flat_map(|http| http.headers.iter()) {
+            say(format!("  header   {name}: {}", value.as_bytes().escape_ascii()));
+        }
+    }
+    if let Some(detail) = &attempt.detail {
+        super::traces::detail_lines(detail).iter().for_each(say);
+    }
+    effect_lines(&attempt.effects).iter().for_each(say);
+    if let Some(needed) = needed(&attempt.effects).filter(|_| grants) {
+        say(format!("  it needs {needed}"));
+    }
+    if let Ok(response) = &attempt.result {
+        show::raw(&response.body);
+    }
+}
+
+/// What would be released, a line each.
+fn effect_lines(effects: &Effects) -> Vec<String> {
+    let text = |payload: &Bytes| payload.escape_ascii().to_string().chars().take(200).collect::<String>();
+    let messages =
+        effects.messages.iter().map(|message| format!("  publish  {} {}", message.subject, text(&message.payload)));
+    let events = effects.events.iter().map(|event| {
+        let at = event.scheduled_at.map(|at| format!(" at {}", at.format("%F %T%.3f"))).unwrap_or_default();
+        let (kind, name, key) = (event.binding.trigger_type, &event.binding.trigger_id, &event.subject);
+        let key = if key.is_empty() { String::new() } else { format!(" {key}") };
+        format!("  {:<8} {name}{key}{at} {}", kind.as_str(), text(&event.payload))
+    });
+    messages.chain(events).collect()
+}
+
+/// The grants without which it would have been denied what it asked for.
+fn needed(effects: &Effects) -> Option<String> {
+    let of_kind = |kind: Kind| {
+        let events = effects.events.iter().filter(move |event| event.binding.trigger_type == kind);
+        events.map(|event| event.binding.trigger_id.to_string()).collect()
+    };
+    let publish = effects.messages.iter().map(|message| message.subject.to_string()).collect();
+    let lists: [(&str, BTreeSet<String>); 3] =
+        [("publish", publish), ("jobs", of_kind(Kind::Job)), ("timers", of_kind(Kind::Timer))];
+    let used = lists.iter().filter(|(_, names)| !names.is_empty());
+    let lists: Vec<String> = used.map(|(key, names)| format!("{key} = {:?}", Vec::from_iter(names))).collect();
+    (!lists.is_empty()).then(|| format!("allow = {{ {} }}", lists.join(", ")))
+}
+
+fn as_json(local: &Local, ran: &Ran) -> Value {
+    let attempt = &ran.attempt;
+    let millis = |duration: Duration| duration.as_secs_f64() * 1e3;
+    let (answer, failure) = match &attempt.result {
+        Ok(response) => (Some(response), None),
+        Err(failure) => (None, Some(failure)),
+    };
+    let headers = |headers: &http::HeaderMap| -> Vec<(String, String)> {
+        headers.iter().map(|(name, value)| (name.to_string(), value.as_bytes().escape_ascii().to_string())).collect()
+    };
+    let body = answer.map(|response| show::typed(&response.body));
+    let messages = attempt.effects.messages.iter().map(|message| {
+        let (payload, payload_base64) = show::typed(&message.payload);
+        json!({ "subject": message.subject, "payload": payload, "payload_base64": payload_base64 })
+    });
+    let events = attempt.effects.events.iter().map(|event| {
+        let (payload, payload_base64) = show::typed(&event.payload);
+        json!({
+            "type": event.binding.trigger_type.as_str(), "trigger": event.binding.trigger_id, "key": event.subject,
+            "scheduled_at": event.scheduled_at, "payload": payload, "payload_base64": payload_base64,
+        })
+    });
+    json!({
+        "abi": local.abi().as_str(),
+        "ok": answer.is_some(),
+        "body": body.as_ref().and_then(|(text, _)| text.clone()),
+        "body_base64": body.and_then(|(_, base64)| base64),
+        "status": answer.and_then(|response| response.http.as_ref()).map(|http| http.status.as_u16()),
+        "headers": answer.and_then(|response| response.http.as_ref()).map(|http| headers(&http.headers)),
+        "failure": failure,
+        "next": ran.decision.map(next),
+        "instantiate_ms": millis(attempt.instantiate),
+        "run_ms": millis(attempt.run),
+        "memory_peak_bytes": attempt.memory_peak_bytes,
+        "detail": attempt.detail,
+        "messages": messages.collect::<Vec<_>>(),
+        "events": events.collect::<Vec<_>>(),
+    })
+}
