@@ -9,6 +9,7 @@
 //! manifest names are there, since a run that tells every mistake must tell that one. What triggers mean is their
 //! kinds' business; here they are sections with a schema.
 
+mod databases;
 mod engine;
 mod function;
 mod housekeeping;
@@ -27,7 +28,7 @@ pub(crate) mod fakes;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -108,6 +109,8 @@ pub struct EngineConfig {
     pub traces: TracesConfig,
     /// The public listener's bounds.
     pub http: HttpConfig,
+    /// Databases that guests may use, by name.
+    pub databases: BTreeMap<String, crate::databases::Settings>,
 }
 
 /// What state is kept in.

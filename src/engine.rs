@@ -12,6 +12,7 @@ use trigger_core::{BindError, Bus, Clock, Dispatch, Jobs, Problem, Step, Timers}
 
 use crate::advance::Advance;
 use crate::config::{self, Document, EngineConfig, FunctionConfig, Manifest, Report, StoreConfig};
+use crate::databases::Databases;
 use crate::dispatch::{self, Dispatcher};
 use crate::executor::{Executor, ExecutorConfig, Machine, ModuleError, ModuleSource, Services, WasmExecutor};
 use crate::functions::{Digest, Registry, Version, Versions};
@@ -179,7 +180,12 @@ impl Engine {
         sources: Sources,
     ) -> Result<Arc<Self>, Error> {
         let Sources { bus, kinds, jobs, timers, clock } = sources;
-        let services = Services { jobs: jobs.clone(), timers: timers.clone(), clock: clock.clone() };
+        let services = Services {
+            jobs: jobs.clone(),
+            timers: timers.clone(),
+            databases: Databases::new(&config.databases),
+            clock: clock.clone(),
+        };
         let store = open_store(&config, &clock).await?;
         let executor = WasmExecutor::on(machine, Arc::new(StoredModules(store.clone())), services)
             .map_err(|error| Error::Executor(error.to_string()))?;

@@ -34,6 +34,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use trigger_core::{BoxFuture, Clock, Failure, InvocationContext, Jobs, Message, Progress, Response, Timers};
 
+use crate::databases::Databases;
 use crate::functions::{Digest, Version};
 
 pub use cache::Counts;
@@ -67,6 +68,8 @@ pub struct Services {
     pub jobs: Option<Arc<dyn Jobs>>,
     /// The timers by name, where this build has them.
     pub timers: Option<Arc<dyn Timers>>,
+    /// The databases by name.
+    pub databases: Databases,
     /// What "so many milliseconds from now" goes by.
     pub clock: Clock,
 }
@@ -241,9 +244,10 @@ pub struct LogLine {
 /// Something that a guest asked the host for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HostOp {
-    /// What: `publish`, `enqueue`, `cancel-job`, `set-timer`, `cancel-timer`, `http-response`.
+    /// What: `publish`, `enqueue`, `cancel-job`, `set-timer`, `cancel-timer`, `http-response`, `sql-query`,
+    /// `sql-execute`, `sql-begin`, `sql-commit`.
     pub op: std::borrow::Cow<'static, str>,
-    /// On what: the subject, the queue, the timer's name and key.
+    /// On what: the subject, the queue, the timer's name and key, the database.
     pub target: String,
     /// Microseconds after the attempt began.
     pub at_micros: u64,

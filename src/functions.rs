@@ -238,6 +238,8 @@ pub struct Allow {
     pub jobs: Vec<String>,
     /// Names under which it may set and cancel timers; wildcards as in subscriptions.
     pub timers: Vec<String>,
+    /// Databases of `engine.databases` that it may use; wildcards as in subscriptions.
+    pub sql: Vec<String>,
 }
 
 /// An immutable pair of module and definition.

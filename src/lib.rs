@@ -10,6 +10,7 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests make moments of the machine's own clock"))]
 
 pub mod config;
+pub mod databases;
 pub mod kinds;
 pub mod local;
 

@@ -51,7 +51,7 @@ impl Local {
     pub async fn new(module: Bytes, definition: Definition) -> Result<Self, Error> {
         let digest = Digest::of(&module);
         let nowhere = Arc::new(Nowhere { namespace: definition.namespace.as_str().into() });
-        let services = Services { jobs: Some(nowhere.clone()), timers: Some(nowhere), clock: Clock::system() };
+        let services = Services { jobs: Some(nowhere.clone()), timers: Some(nowhere), ..Services::default() };
         let max_memory_mb = definition.memory_limit_mb;
         let config = ExecutorConfig { max_instances: 1, max_memory_mb, ..ExecutorConfig::default() };
         let executor = WasmExecutor::on(Machine::new(config)?, Arc::new(One(module.clone())), services)?;
@@ -89,7 +89,7 @@ impl Local {
 /// Everything that costs nobody anything: what a module asks for then tells what it has to be granted.
 pub fn allow_all() -> Allow {
     let all = || vec![">".to_owned()];
-    Allow { publish: all(), jobs: all(), timers: all() }
+    Allow { publish: all(), jobs: all(), timers: all(), ..Allow::default() }
 }
 
 /// The one module.

@@ -1,5 +1,6 @@
 //! The `[engine]` section: as typed, and as meant.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -9,11 +10,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use trigger_core::Step;
 
+use super::databases::DatabaseSection;
 use super::housekeeping::{DeadLettersSection, HousekeepingSection};
 use super::validate::{Found, Validator, below};
 use super::{
     BusConfig, EngineConfig, HttpConfig, Secret, StoreConfig, Synchronous, TracesConfig, names, servers, words,
 };
+use crate::databases;
 use crate::kinds::inline_schema;
 use crate::store::postgres::{ParseError, PostgresSettings};
 
@@ -74,6 +77,8 @@ pub(super) struct EngineSection {
     traces: TracesSection,
     /// The public listener's bounds.
     http: HttpSection,
+    /// Databases that guests may use, by name.
+    databases: BTreeMap<String, DatabaseSection>,
 }
 
 /// What is kept of attempts.
@@ -136,6 +141,7 @@ impl Default for EngineSection {
             housekeeping: HousekeepingSection::default(),
             traces: TracesSection::default(),
             http: HttpSection::default(),
+            databases: BTreeMap::new(),
         }
     }
 }
@@ -223,7 +229,26 @@ impl Reader<'_> {
                 max_header_bytes: http.max_header_bytes as usize,
                 body_read_timeout: seconds(http.body_read_timeout_seconds),
             },
+            databases: self.databases(&section.databases),
         }
+    }
+
+    fn databases(&mut self, typed: &BTreeMap<String, DatabaseSection>) -> BTreeMap<String, databases::Settings> {
+        let mut meant = BTreeMap::new();
+        for (name, section) in typed {
+            let path = |last: Option<Step>| {
+                let steps = ["engine".into(), "databases".into(), Step::from(&**name)];
+                steps.into_iter().chain(last).collect::<Vec<_>>()
+            };
+            if let Err((message, help)) = names::check("a database", name) {
+                self.found.value(path(None), message, help);
+            }
+            match section.meant(self.directory) {
+                Ok(settings) => drop(meant.insert(name.clone(), settings)),
+                Err((message, help)) => self.found.value(path(Some("url".into())), message, help),
+            }
+        }
+        meant
     }
 
     fn wrong(&mut self, key: &str, message: impl Into<String>, help: impl Into<String>) {

@@ -48,8 +48,8 @@ fn behind_scheme(addresses: &str, at: usize) -> usize {
     addresses.find("://").map(|scheme| scheme + "://".len()).filter(|start| *start <= at).unwrap_or(0)
 }
 
-/// A manifest's text as it may be shown: what is set in `env_vars` and the credentials of `bus` and `store` are stars. Every byte
-/// keeps its place.
+/// A manifest's text as it may be shown: what is set in `env_vars` and the credentials of `bus`, `store` and databases
+/// are stars. Every byte keeps its place.
 pub(super) fn presentable(text: &str, places: &Place, broken: bool) -> String {
     let mut hidden = Vec::new();
     if broken {
@@ -58,6 +58,12 @@ pub(super) fn presentable(text: &str, places: &Place, broken: bool) -> String {
     let engine = places.get(&"engine".into());
     for address in ["bus", "store"].iter().filter_map(|key| engine?.get(&(*key).into())) {
         address.leaves(&mut |leaf| hidden.push(credentials_within(text, leaf.value.clone())));
+    }
+    let databases = engine.and_then(|engine| engine.get(&"databases".into()));
+    for (_, database) in databases.into_iter().flat_map(Place::keys) {
+        if let Some(url) = database.get(&"url".into()) {
+            url.leaves(&mut |leaf| hidden.push(credentials_within(text, leaf.value.clone())));
+        }
     }
     let functions = places.get(&"functions".into());
     for (_, function) in functions.into_iter().flat_map(Place::keys) {
@@ -106,7 +112,7 @@ fn lexically(text: &str) -> Vec<Range<usize>> {
         let assigned = if open.is_some() { Some(0) } else { line.find('=') };
         if let Some(assigned) = assigned {
             let named = line.contains("env_vars");
-            let addressed = ["bus", "store", "engine"].iter().any(|key| trimmed.starts_with(key));
+            let addressed = ["bus", "store", "engine", "url"].iter().any(|key| trimmed.starts_with(key));
             let whole = in_environment || in_braces || named || addressed;
             in_braces = (in_braces || named && line.contains('{')) && !line.contains('}');
             if whole {
@@ -190,7 +196,8 @@ mod tests {
     fn a_text_is_shown_without_what_it_hides_and_keeps_its_places() {
         let text = "[engine]\nbus = \"nats://me:hunter2@one\"\n[functions.a]\nmodule = \"a.wasm\"\n\
                     env_vars = { KEY = \"hunter2\", PIN = 4711, WORD = \"hünter2\" }\n\
-                    [functions.b.env_vars]\nKEY = '''hunter2\nhunter2'''\n";
+                    [functions.b.env_vars]\nKEY = '''hunter2\nhunter2'''\n\
+                    [engine.databases.shop]\nurl = \"postgres://me:hunter2@db/x\"\n";
         let shown = presentable(text, &parse(text).places, false);
         assert_eq!(shown.len(), text.len());
         assert_eq!(shown.lines().count(), text.lines().count());
@@ -213,6 +220,7 @@ mod tests {
             "[functions.a]\nenv_vars = {\n  KEY = hunter2,\n  PIN = hunter2\n}\n",
             "[engine]\nbus = nats://me:hunter2@one\n",
             "[engine]\nbus = \"nats://me:hunter2@one\n",
+            "[engine.databases.shop]\nurl = postgres://me:hunter2@one/x\n",
         ] {
             let parsed = parse(text);
             assert!(!parsed.mistakes.is_empty(), "{text}");

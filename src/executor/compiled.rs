@@ -11,7 +11,7 @@ use super::host::bindings::Function;
 use super::{Abi, ModuleError, command, component, inspect, reactor, wasi};
 
 /// Interfaces whose host asks others than the invocation: who imports one is given services, and may wait for them.
-const SERVED: &[&str] = &["tripline:function/jobs@", "tripline:function/timers@"];
+const SERVED: &[&str] = &["tripline:function/jobs@", "tripline:function/timers@", "tripline:function/sql@"];
 
 /// What guests may import.
 pub(super) struct Linkers {

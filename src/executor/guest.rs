@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use trigger_core::{HttpParts, InvocationContext, Progress};
 use uuid::Uuid;
+use wasmtime::component::ResourceTable;
 use wasmtime::{Engine, ResourceLimiter, Store};
 
 use super::logs::Logs;
@@ -54,11 +55,14 @@ pub(super) struct Served {
     pub(super) progress: Option<watch::Sender<Progress>>,
     /// The timers among the events that are held back.
     pub(super) timers: Vec<HeldTimer>,
+    /// What the guest has handles of.
+    pub(super) resources: ResourceTable,
+    pub(super) open_transactions: usize,
 }
 
 impl Served {
     pub(super) fn new(services: Arc<Services>, progress: Option<watch::Sender<Progress>>) -> Box<Self> {
-        Box::new(Self { services, progress, timers: Vec::new() })
+        Box::new(Self { services, progress, timers: Vec::new(), resources: ResourceTable::new(), open_transactions: 0 })
     }
 }
 

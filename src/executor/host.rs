@@ -4,6 +4,8 @@ mod events;
 mod jobs;
 mod messaging;
 mod questions;
+#[expect(unreachable_pub, reason = "the generated bindings are public, and name its resource")]
+pub mod sql;
 #[cfg(test)]
 mod tests;
 mod timers;
@@ -24,11 +26,19 @@ pub(super) mod bindings {
     wasmtime::component::bindgen!({
         path: "wit",
         world: "function",
-        // They ask the store. A component that imports neither is still called without a fiber.
+        // They ask others. A component that imports none of them is still called without a fiber.
         imports: {
             "tripline:function/jobs.cancel": async,
             "tripline:function/timers.cancel": async,
+            "tripline:function/sql.query": async,
+            "tripline:function/sql.execute": async,
+            "tripline:function/sql.begin": async,
+            "tripline:function/sql.[method]transaction.query": async,
+            "tripline:function/sql.[method]transaction.execute": async,
+            "tripline:function/sql.[method]transaction.commit": async,
+            "tripline:function/sql.[drop]transaction": async,
         },
+        with: { "tripline:function/sql.transaction": crate::executor::host::sql::Open },
     });
 }
 

@@ -21,6 +21,7 @@ const OFFERED: &[&str] = &[
     "tripline:function/messaging@0.1.",
     "tripline:function/jobs@0.1.",
     "tripline:function/timers@0.1.",
+    "tripline:function/sql@0.1.",
     "tripline:function/http-response@0.1.",
     "wasi:io/",
     "wasi:clocks/",

@@ -48,7 +48,7 @@ mod settings;
 mod settle;
 mod status;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod traces;
 
 use std::fmt;

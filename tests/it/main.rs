@@ -18,6 +18,7 @@ mod on_postgres;
 mod pubsub;
 mod queues;
 mod reload;
+mod sql;
 mod support;
 mod timers;
 mod waits;

@@ -65,7 +65,7 @@ impl<E: std::error::Error> From<E> for Failure {
 impl From<HostError> for Failure {
     fn from(error: HostError) -> Self {
         match error.reason {
-            Reason::Unavailable => Self::retryable(error),
+            Reason::Unavailable | Reason::Conflict => Self::retryable(error),
             _ => Self::permanent(error),
         }
     }
@@ -126,6 +126,10 @@ pub enum Reason {
     Invalid,
     /// Over a limit.
     TooLarge,
+    /// A constraint of the database forbids it.
+    Constraint,
+    /// Others were in the way; the same may go well when it is tried again.
+    Conflict,
     /// The engine could not do it now.
     Unavailable,
 }

@@ -35,6 +35,7 @@ pub mod log;
 mod messages;
 mod response;
 mod run;
+pub mod sql;
 pub mod timers;
 mod when;
 

@@ -12,6 +12,11 @@ fn rows(section: &Value, prefix: &str, rows: &mut Vec<String>) {
             self::rows(schema, &format!("{prefix}{key}."), rows);
             continue;
         }
+        // A table whose keys are names.
+        if schema["additionalProperties"]["properties"].is_object() {
+            self::rows(&schema["additionalProperties"], &format!("{prefix}{key}.NAME."), rows);
+            continue;
+        }
         let default = match (&schema["default"], required(key)) {
             (_, true) => "required".to_owned(),
             (Value::Null, _) => "none".to_owned(),

@@ -72,6 +72,13 @@ fn every_setting_of_the_engine_can_be_set() {
         header_read_timeout_seconds = 11
         max_header_bytes = 2048
         body_read_timeout_seconds = 1.5
+        [engine.databases.shop]
+        url = "sqlite:shop.db"
+        read_only = true
+        max_connections = 13
+        timeout_seconds = 14
+        max_rows = 15
+        max_bytes = 16
         "#,
     );
     let expected = EngineConfig {
@@ -108,6 +115,17 @@ fn every_setting_of_the_engine_can_be_set() {
             max_header_bytes: 2048,
             body_read_timeout: Duration::from_millis(1500),
         },
+        databases: [(
+            "shop".to_owned(),
+            crate::databases::Settings {
+                place: crate::databases::Place::Sqlite("/project/shop.db".into()),
+                read_only: true,
+                max_connections: 13,
+                timeout: Duration::from_secs(14),
+                bounds: crate::databases::Bounds { max_rows: 15, max_bytes: 16 },
+            },
+        )]
+        .into(),
     };
     assert_eq!(manifest.unwrap().manifest(&kinds()).unwrap_or_else(|report| panic!("{report}")).engine, expected);
 }
@@ -123,7 +141,7 @@ const EVERYTHING: &str = r#"
     retry = { backoff = "linear", factor = 4, max_delay_seconds = 5.5, jitter = "quarter", max_age_seconds = 6, except = ["trap", "timeout"] }
     dlq_topic = "dead.one"
     env_vars = { SIZE = "320", EMPTY = "" }
-    allow = { publish = ["orders.*.created", "thumbs.>"], jobs = ["thumbnails", "mail.*"], timers = ["reminders"] }
+    allow = { publish = ["orders.*.created", "thumbs.>"], jobs = ["thumbnails", "mail.*"], timers = ["reminders"], sql = ["shop"] }
     concurrency = 7
     max_input_bytes = 8
     max_output_bytes = 9
@@ -155,6 +173,7 @@ fn every_field_of_a_definition_can_be_set() {
             publish: vec!["orders.*.created".to_owned(), "thumbs.>".to_owned()],
             jobs: vec!["thumbnails".to_owned(), "mail.*".to_owned()],
             timers: vec!["reminders".to_owned()],
+            sql: vec!["shop".to_owned()],
         },
         concurrency: Some(7),
         max_input_bytes: 8,

@@ -33,7 +33,7 @@ const PARAMETERS: &str = "schema, max_connections, sslmode, sslrootcert, sslcert
 #[derive(Clone)]
 pub struct PostgresSettings {
     /// Where the server is and who asks; the password is in there.
-    pub(super) options: PgConnectOptions,
+    pub(crate) options: PgConnectOptions,
     /// The server, database and schema, for people.
     pub(super) place: String,
     /// The schema: letters, digits and `_`.

@@ -3,9 +3,9 @@
 #![allow(unreachable_pub, reason = "the harness is that of the stories")]
 
 #[path = "../../../tests/it/support/found.rs"]
-mod found;
+pub(crate) mod found;
 #[path = "../../../tests/it/support/postgres.rs"]
-mod server;
+pub(crate) mod server;
 
 mod functions;
 mod queue;

@@ -1,0 +1,332 @@
+//! A database in a file.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rusqlite::config::DbConfig;
+use rusqlite::fallible_iterator::FallibleIterator as _;
+use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
+use rusqlite::limits::Limit;
+use rusqlite::types::ValueRef;
+use rusqlite::{Batch, Connection, ErrorCode, InterruptHandle, OpenFlags, Statement};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use trigger_core::BoxFuture;
+
+use super::{Bounds, Collected, Database, Error, Result, Rows, Settings, Transaction, Value};
+
+/// The longest value, and the longest statement, in bytes.
+const MAX_LENGTH: i32 = 64 << 20;
+const MAX_STATEMENT: i32 = 1 << 20;
+
+pub(super) struct SqliteDatabase(Arc<Pool>);
+
+struct Pool {
+    file: PathBuf,
+    read_only: bool,
+    timeout: Duration,
+    bounds: Bounds,
+    permits: Arc<Semaphore>,
+    idle: Mutex<Vec<Open>>,
+}
+
+/// A connection, and the right to have it.
+struct Open {
+    connection: Connection,
+    /// Set while the engine itself begins or ends a transaction: guests' statements may not.
+    ours: Arc<AtomicBool>,
+}
+
+/// What is under way: dropped before it is done, it stops its statement, and its connection is closed.
+struct Running {
+    interrupt: Option<InterruptHandle>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(interrupt) = self.interrupt.take() {
+            interrupt.interrupt();
+        }
+    }
+}
+
+impl SqliteDatabase {
+    pub(super) fn new(file: PathBuf, settings: &Settings) -> Self {
+        Self(Arc::new(Pool {
+            file,
+            read_only: settings.read_only,
+            timeout: settings.timeout,
+            bounds: settings.bounds,
+            permits: Arc::new(Semaphore::new(settings.max_connections as usize)),
+            idle: Mutex::default(),
+        }))
+    }
+}
+
+impl Pool {
+    async fn permit(&self) -> Result<OwnedSemaphorePermit> {
+        match tokio::time::timeout(self.timeout, self.permits.clone().acquire_owned()).await {
+            Ok(permit) => Ok(permit.expect("never closed")),
+            Err(_) => Err(Error::Unavailable(format!("no connection came free within {:?}", self.timeout))),
+        }
+    }
+
+    fn open(&self) -> rusqlite::Result<Open> {
+        let flags = match self.read_only {
+            true => OpenFlags::SQLITE_OPEN_READ_ONLY,
+            false => OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
+        };
+        let connection = Connection::open_with_flags(&self.file, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        connection.busy_timeout(self.timeout)?;
+        if !self.read_only {
+            connection.pragma_update(None, "journal_mode", "WAL")?;
+        }
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, true)?;
+        connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, MAX_LENGTH)?;
+        connection.set_limit(Limit::SQLITE_LIMIT_SQL_LENGTH, MAX_STATEMENT)?;
+        connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
+        let ours = Arc::new(AtomicBool::new(false));
+        let may_end = ours.clone();
+        connection
+            .authorizer(Some(move |asked: AuthContext<'_>| authorize(&asked, may_end.load(Ordering::Relaxed))))?;
+        Ok(Open { connection, ours })
+    }
+
+    /// Runs `work` on a thread that may block, with a connection that is idle or new, or that of a transaction. The
+    /// connection is given back when the work has gone well or badly, and lost when nobody waits for it any more.
+    async fn run<T: Send + 'static>(
+        self: &Arc<Self>,
+        permit: OwnedSemaphorePermit,
+        open: Option<Open>,
+        work: impl FnOnce(&Open) -> Result<T> + Send + 'static,
+    ) -> Result<(OwnedSemaphorePermit, Open, Result<T>)> {
+        let open = match open.or_else(|| self.idle.lock().pop()) {
+            Some(open) => open,
+            None => {
+                let pool = self.clone();
+                let opening = tokio::task::spawn_blocking(move || pool.open());
+                opening.await.map_err(lost)?.map_err(|error| {
+                    tracing::warn!(file = %self.file.display(), "a guest's database cannot be opened: {error}");
+                    Error::Unavailable("the database cannot be opened".to_owned())
+                })?
+            }
+        };
+        let mut running = Running { interrupt: Some(open.connection.get_interrupt_handle()) };
+        let timeout = self.timeout;
+        let working = tokio::task::spawn_blocking(move || {
+            let result = work(&open);
+            (permit, open, result)
+        });
+        let ended = tokio::time::timeout(timeout, working).await;
+        let ended = ended.map_err(|_| Error::Unavailable(format!("the statement ran longer than {timeout:?}")))?;
+        running.interrupt = None;
+        ended.map_err(lost)
+    }
+
+    /// The same outside of a transaction.
+    async fn once<T: Send + 'static>(
+        self: Arc<Self>,
+        work: impl FnOnce(&Open) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let permit = self.permit().await?;
+        let (_permit, open, result) = self.run(permit, None, work).await?;
+        self.idle.lock().push(open);
+        result
+    }
+}
+
+fn lost(_: tokio::task::JoinError) -> Error {
+    Error::Unavailable("the statement was lost".to_owned())
+}
+
+impl Database for SqliteDatabase {
+    fn query(&self, statement: String, parameters: Vec<Value>) -> BoxFuture<'_, Result<Rows>> {
+        let bounds = self.0.bounds;
+        Box::pin(self.0.clone().once(move |open| query(open, &statement, parameters, bounds)))
+    }
+
+    fn execute(&self, statement: String, parameters: Vec<Value>) -> BoxFuture<'_, Result<u64>> {
+        Box::pin(self.0.clone().once(move |open| execute(open, &statement, parameters)))
+    }
+
+    fn begin(&self) -> BoxFuture<'_, Result<Box<dyn Transaction>>> {
+        Box::pin(async move {
+            let pool = self.0.clone();
+            let permit = pool.permit().await?;
+            // Whoever may write takes its turn now: a lock that is asked for in the middle may not be waited for.
+            let begin = if pool.read_only { "BEGIN" } else { "BEGIN IMMEDIATE" };
+            let (permit, open, begun) = pool.run(permit, None, move |open| open.control(begin)).await?;
+            begun?;
+            Ok(Box::new(SqliteTransaction { pool, open: Some((permit, open)) }) as Box<dyn Transaction>)
+        })
+    }
+}
+
+/// Dropped with its connection, which is closed: that is its rollback.
+struct SqliteTransaction {
+    pool: Arc<Pool>,
+    /// `None` once a statement of it was cut.
+    open: Option<(OwnedSemaphorePermit, Open)>,
+}
+
+impl SqliteTransaction {
+    async fn run<T: Send + 'static>(&mut self, work: impl FnOnce(&Open) -> Result<T> + Send + 'static) -> Result<T> {
+        let (permit, open) = self.open.take().ok_or_else(over)?;
+        let (permit, open, result) = self.pool.run(permit, Some(open), work).await?;
+        self.open = Some((permit, open));
+        result
+    }
+}
+
+fn over() -> Error {
+    Error::Invalid("the transaction is over".to_owned())
+}
+
+impl Transaction for SqliteTransaction {
+    fn query(&mut self, statement: String, parameters: Vec<Value>) -> BoxFuture<'_, Result<Rows>> {
+        let bounds = self.pool.bounds;
+        Box::pin(self.run(move |open| query(open, &statement, parameters, bounds)))
+    }
+
+    fn execute(&mut self, statement: String, parameters: Vec<Value>) -> BoxFuture<'_, Result<u64>> {
+        Box::pin(self.run(move |open| execute(open, &statement, parameters)))
+    }
+
+    fn commit(mut self: Box<Self>) -> BoxFuture<'static, Result<()>> {
+        Box::pin(async move {
+            self.run(|open| open.control("COMMIT")).await?;
+            if let Some((_permit, open)) = self.open.take() {
+                self.pool.idle.lock().push(open);
+            }
+            Ok(())
+        })
+    }
+}
+
+impl Open {
+    /// Begins or ends a transaction.
+    fn control(&self, statement: &str) -> Result<()> {
+        self.ours.store(true, Ordering::Relaxed);
+        let done = self.connection.execute_batch(statement).map_err(told);
+        self.ours.store(false, Ordering::Relaxed);
+        done
+    }
+}
+
+/// What guests' statements may do: everything within the database, nothing to the connection.
+fn authorize(asked: &AuthContext<'_>, ours: bool) -> Authorization {
+    match asked.action {
+        AuthAction::Attach { .. }
+        | AuthAction::Detach { .. }
+        | AuthAction::CreateTempIndex { .. }
+        | AuthAction::CreateTempTable { .. }
+        | AuthAction::CreateTempTrigger { .. }
+        | AuthAction::CreateTempView { .. }
+        | AuthAction::CreateVtable { .. }
+        | AuthAction::DropVtable { .. }
+        | AuthAction::Unknown { .. } => Authorization::Deny,
+        AuthAction::Transaction { .. } | AuthAction::Savepoint { .. } if !ours => Authorization::Deny,
+        AuthAction::Pragma { pragma_name, pragma_value } if !is_harmless(pragma_name, pragma_value) => {
+            Authorization::Deny
+        }
+        AuthAction::Function { function_name } if function_name.eq_ignore_ascii_case("load_extension") => {
+            Authorization::Deny
+        }
+        _ => Authorization::Allow,
+    }
+}
+
+/// Pragmas that ask and change nothing.
+fn is_harmless(name: &str, _value: Option<&str>) -> bool {
+    ["table_info", "table_xinfo", "table_list", "index_list", "index_info", "index_xinfo", "foreign_key_list"]
+        .iter()
+        .any(|harmless| name.eq_ignore_ascii_case(harmless))
+}
+
+/// The one statement of a text.
+fn prepared<'a>(open: &'a Open, statement: &'a str, parameters: Vec<Value>) -> Result<Statement<'a>> {
+    let mut batch = Batch::new(&open.connection, statement);
+    let Some(mut prepared) = batch.next().map_err(told)? else {
+        return Err(Error::Invalid("there is no statement".to_owned()));
+    };
+    if batch.next().map_err(told)?.is_some() {
+        return Err(Error::Invalid("there is more than one statement: make them one after another".to_owned()));
+    }
+    let (wanted, given) = (prepared.parameter_count(), parameters.len());
+    if wanted != given {
+        return Err(Error::Invalid(format!("the statement has {wanted} parameters and {given} were given")));
+    }
+    for (index, parameter) in parameters.into_iter().enumerate() {
+        let value = match parameter {
+            Value::Null => rusqlite::types::Value::Null,
+            Value::Boolean(truth) => rusqlite::types::Value::Integer(i64::from(truth)),
+            Value::Integer(number) => rusqlite::types::Value::Integer(number),
+            Value::Real(number) => rusqlite::types::Value::Real(number),
+            Value::Text(text) => rusqlite::types::Value::Text(text),
+            Value::Bytes(bytes) => rusqlite::types::Value::Blob(bytes),
+        };
+        prepared.raw_bind_parameter(index + 1, value).map_err(told)?;
+    }
+    Ok(prepared)
+}
+
+fn query(open: &Open, statement: &str, parameters: Vec<Value>, bounds: Bounds) -> Result<Rows> {
+    let mut prepared = prepared(open, statement, parameters)?;
+    let columns: Vec<String> = prepared.column_names().into_iter().map(str::to_owned).collect();
+    let width = columns.len();
+    let mut collected = Collected::new(columns, bounds);
+    let mut rows = prepared.raw_query();
+    while let Some(row) = rows.next().map_err(told)? {
+        let values = (0..width).map(|index| Ok(value(row.get_ref(index).map_err(told)?)));
+        collected.push(values.collect::<Result<_>>()?)?;
+    }
+    Ok(collected.rows)
+}
+
+fn execute(open: &Open, statement: &str, parameters: Vec<Value>) -> Result<u64> {
+    let mut prepared = prepared(open, statement, parameters)?;
+    let mut rows = prepared.raw_query();
+    // Statements that answer rows are run to their end too.
+    while rows.next().map_err(told)?.is_some() {}
+    drop(rows);
+    Ok(if prepared.readonly() { 0 } else { open.connection.changes() })
+}
+
+fn value(value: ValueRef<'_>) -> Value {
+    match value {
+        ValueRef::Null => Value::Null,
+        ValueRef::Integer(number) => Value::Integer(number),
+        ValueRef::Real(number) => Value::Real(number),
+        // What a file calls text may be anything.
+        ValueRef::Text(text) => match std::str::from_utf8(text) {
+            Ok(text) => Value::Text(text.to_owned()),
+            Err(_) => Value::Bytes(text.to_vec()),
+        },
+        ValueRef::Blob(bytes) => Value::Bytes(bytes.to_vec()),
+    }
+}
+
+fn told(error: rusqlite::Error) -> Error {
+    let message = error.to_string();
+    let Some(code) = error.sqlite_error() else { return Error::Invalid(message) };
+    match code.code {
+        ErrorCode::ConstraintViolation => Error::Constraint(code.extended_code.to_string(), message),
+        ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => Error::Conflict(message),
+        ErrorCode::AuthorizationForStatementDenied | ErrorCode::ReadOnly | ErrorCode::PermissionDenied => {
+            Error::Denied(message)
+        }
+        ErrorCode::TooBig => Error::TooLarge(message),
+        ErrorCode::OperationInterrupted
+        | ErrorCode::SystemIoFailure
+        | ErrorCode::DiskFull
+        | ErrorCode::CannotOpen
+        | ErrorCode::DatabaseCorrupt
+        | ErrorCode::NotADatabase
+        | ErrorCode::OutOfMemory => Error::Unavailable(message),
+        _ => Error::Invalid(message),
+    }
+}
