@@ -198,6 +198,12 @@ impl Project {
         self.http(Method::POST, path, &[], body).await
     }
 
+    /// The same where the engine may die before it answers: `None` then.
+    pub async fn try_post(&self, path: &str, body: impl Into<Bytes>) -> Option<Answer> {
+        let url = format!("http://127.0.0.1:{}{path}", self.public);
+        call(Request::post(url).body(Full::new(body.into())).unwrap()).await.ok()
+    }
+
     /// The attempts of a function so far, oldest first: number and outcome.
     pub async fn attempts(&self, function: &str) -> Vec<(u64, String)> {
         let traces = self.admin(&format!("/api/v1/traces?function={function}&limit=1000")).await;
