@@ -1,5 +1,6 @@
 //! `wasi:http` components: an HTTP event as the request that it was, any other as a CloudEvents POST.
 
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -102,7 +103,7 @@ enum Body {
 /// Hands the request to the guest, and takes its answer while it runs: a body is taken as it is written.
 pub(super) async fn call(store: &mut Store<Guest>, pre: &ProxyPre<Guest>, request: Request<Full<Bytes>>) -> Called {
     let limit = usize::try_from(store.data().version.definition.max_output_bytes).unwrap_or(usize::MAX);
-    let (sender, receiver) = tokio::sync::oneshot::channel();
+    let (sender, mut receiver) = tokio::sync::oneshot::channel();
     let request = request.map(|body| body.map_err(|never| -> Error { match never {} }));
     let resources = store
         .data_mut()
@@ -119,13 +120,37 @@ pub(super) async fn call(store: &mut Store<Guest>, pre: &ProxyPre<Guest>, reques
     };
     let ready = Some(Instant::now());
     let handler = proxy.wasi_http_incoming_handler();
-    let running = handler.call_handle(&mut *store, request, outparam);
-    let (result, answered) = tokio::join!(running, take(receiver, limit));
+    let mut running = pin!(handler.call_handle(&mut *store, request, outparam));
+    let mut ended = None;
+    // A guest that has ended says nothing more, though what it could have said it with is still there in its store.
+    let answer = tokio::select! {
+        biased;
+        result = &mut running => {
+            ended = Some(result);
+            receiver.try_recv().ok()
+        }
+        answer = &mut receiver => answer.ok(),
+    };
+    let mut taking = pin!(take(answer, limit));
+    let answered = loop {
+        if let Some(Err(_)) = ended {
+            break None;
+        }
+        tokio::select! {
+            biased;
+            result = &mut running, if ended.is_none() => ended = Some(result),
+            answered = &mut taking => break answered,
+        }
+    };
+    let result = match ended {
+        Some(result) => result,
+        None => running.await,
+    };
     Called { ready, result, answered }
 }
 
-async fn take(receiver: tokio::sync::oneshot::Receiver<Answered>, limit: usize) -> Option<Taken> {
-    let response = match receiver.await.ok()? {
+async fn take(answer: Option<Answered>, limit: usize) -> Option<Taken> {
+    let response = match answer? {
         Ok(response) => response,
         Err(error) => return Some(Err(error)),
     };
