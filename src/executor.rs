@@ -81,7 +81,7 @@ pub trait ModuleSource: Send + Sync + 'static {
 }
 
 /// How a module is called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Abi {
     /// A component that exports `handle` of the world in `wit/`.
@@ -270,18 +270,18 @@ pub struct ModuleSlot {
     pub digest: Digest,
     /// How it is called.
     pub abi: Abi,
-    /// Weak, so that the cache alone decides how long compiled code lives.
-    compiled: arc_swap::ArcSwapWeak<compiled::Compiled>,
+    /// Without and with code that counts its fuel. Weak, so that the cache alone decides how long compiled code lives.
+    compiled: [arc_swap::ArcSwapWeak<compiled::Compiled>; 2],
 }
 
 impl ModuleSlot {
     /// A module that nobody needed yet.
     pub fn new(digest: Digest, abi: Abi) -> Self {
-        Self { digest, abi, compiled: arc_swap::ArcSwapWeak::new(std::sync::Weak::new()) }
+        Self { digest, abi, compiled: Default::default() }
     }
 
-    fn compiled(&self) -> Option<Arc<compiled::Compiled>> {
-        self.compiled.load().upgrade()
+    fn compiled(&self, fuel: bool) -> &arc_swap::ArcSwapWeak<compiled::Compiled> {
+        &self.compiled[usize::from(fuel)]
     }
 }
 

@@ -111,6 +111,10 @@ pub struct Definition {
     pub max_input_bytes: u64,
     /// The largest answer taken from the guest, in bytes.
     pub max_output_bytes: u64,
+    /// What the guest may compute in one attempt, in wasmtime's units of fuel: about one an instruction, and the same
+    /// on every machine. `None` leaves it uncounted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_fuel: Option<u64>,
     /// The most log lines kept of one attempt.
     pub max_log_lines: u32,
     /// The most bytes of log kept of one attempt.
@@ -135,6 +139,7 @@ impl Definition {
             concurrency: None,
             max_input_bytes: 8 << 20,
             max_output_bytes: 4 << 20,
+            max_fuel: None,
             max_log_lines: 256,
             max_log_bytes: 64 << 10,
         }
@@ -143,6 +148,11 @@ impl Definition {
     /// The wall time of one attempt.
     pub fn timeout(&self) -> Duration {
         Duration::from_secs_f64(self.timeout_seconds)
+    }
+
+    /// Whether the guest's code counts its fuel.
+    pub fn counts_fuel(&self) -> bool {
+        self.max_fuel.is_some()
     }
 
     /// The retry policy that these fields describe.

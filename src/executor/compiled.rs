@@ -63,6 +63,13 @@ impl Code {
         }
     }
 
+    fn engine(&self) -> &Engine {
+        match self {
+            Code::Component(component) => component.engine(),
+            Code::Core(module) => module.engine(),
+        }
+    }
+
     fn image_bytes(&self) -> usize {
         let range = match self {
             Code::Component(component) => component.image_range(),
@@ -75,6 +82,8 @@ impl Code {
 /// Linked code.
 pub(super) struct Compiled {
     pub(super) linked: Linked,
+    /// The engine that it was compiled for.
+    pub(super) engine: Engine,
     /// Size of the machine code's image.
     pub(super) bytes: usize,
     /// When it was last used, on the cache's own clock.
@@ -140,7 +149,7 @@ impl Compiled {
             _ => return Err(ModuleError::Compile(format!("it is not called as a {}", abi.as_str()))),
         };
         let linked = linked.map_err(|error| ModuleError::Compile(format!("{error:#}")))?;
-        Ok(Self { linked, bytes: code.image_bytes(), last_used: AtomicU64::new(0) })
+        Ok(Self { linked, engine: code.engine().clone(), bytes: code.image_bytes(), last_used: AtomicU64::new(0) })
     }
 
     pub(super) fn touch(&self, now: u64) {

@@ -21,7 +21,7 @@ pub(super) fn classify(error: &wasmtime::Error, guest: &Guest) -> Failure {
     }
     match error.downcast_ref::<Trap>() {
         Some(Trap::Interrupt) => return timeout(guest.version.definition.timeout_seconds),
-        Some(Trap::OutOfFuel) => return Failure::new(FailureCode::Fuel, "the guest used up its fuel"),
+        Some(Trap::OutOfFuel) => return out_of_fuel(guest),
         Some(trap) => {
             let mut message = trap.to_string();
             write_frames(&mut message, error);
@@ -41,6 +41,11 @@ pub(super) fn classify(error: &wasmtime::Error, guest: &Guest) -> Failure {
     let mut message = text;
     write_frames(&mut message, error);
     Failure::new(FailureCode::Trap, bounded(&message))
+}
+
+fn out_of_fuel(guest: &Guest) -> Failure {
+    let fuel = guest.version.definition.max_fuel.unwrap_or_default();
+    Failure::new(FailureCode::Fuel, format!("the guest used up its fuel, {fuel} units (max_fuel)"))
 }
 
 /// The attempt reached its deadline.

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use wasmtime::component::ResourceTable;
 use wasmtime::{Engine, ResourceLimiter, Store};
 
+use super::engine::{MAX_INSTANCES, MAX_MEMORIES, MAX_TABLE_ELEMENTS, MAX_TABLES};
 use super::logs::Logs;
 use super::wasi::Wasi;
 use super::wasm::Bounds;
@@ -100,6 +101,9 @@ impl Guest {
         let mut store = Store::new(engine, self);
         store.limiter(|guest| &mut guest.limits);
         store.set_hostcall_fuel(handover);
+        if let Some(fuel) = store.data().version.definition.max_fuel {
+            store.set_fuel(fuel).expect("versions with a limit of fuel run on the engine that counts it");
+        }
         store
     }
 
@@ -149,9 +153,6 @@ impl Guest {
 /// Names, numbers and records that go with what is handed over.
 const HANDOVER_SLACK: usize = 64 << 10;
 
-/// Elements of all tables together that one attempt may have.
-const MAX_TABLE_ELEMENTS: usize = 100_000;
-
 /// What one attempt may have of this machine, counted over everything that it instantiates.
 #[derive(Debug)]
 pub(super) struct Limits {
@@ -186,6 +187,18 @@ impl ResourceLimiter for Limits {
         self.memory = total;
         self.memory_peak = self.memory_peak.max(total);
         Ok(true)
+    }
+
+    fn instances(&self) -> usize {
+        MAX_INSTANCES as usize
+    }
+
+    fn tables(&self) -> usize {
+        MAX_TABLES as usize
+    }
+
+    fn memories(&self) -> usize {
+        MAX_MEMORIES as usize
     }
 
     fn table_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {

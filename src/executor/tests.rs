@@ -2,6 +2,7 @@
 
 mod compiled;
 pub(super) mod fakes;
+mod fences;
 mod limits;
 mod work;
 
@@ -100,6 +101,7 @@ fn echoes() -> Vec<(Abi, Bytes)> {
         (Abi::Component, guest("steer.component.wat")),
         (Abi::Command, guest("steer.wat")),
         (Abi::Reactor, guest("steer.reactor.wat")),
+        (Abi::WasiHttp, guest("steer.http.wat")),
     ]
 }
 

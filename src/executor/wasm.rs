@@ -1,9 +1,10 @@
 //! The executor of WebAssembly: finds the compiled code, makes the instance, calls it where it belongs.
 
+use std::collections::HashSet;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
@@ -12,7 +13,7 @@ use trigger_core::{BoxFuture, Failure, FailureCode, InvocationContext, Progress,
 use wasmtime::component::{ComponentExportIndex, InstancePre};
 use wasmtime::{Engine, Store, Trap, UpdateDeadline};
 
-use super::cache::{Cache, Counts};
+use super::cache::{Cache, Counts, Key};
 use super::compiled::{Code, Compiled, Linked, Linkers};
 use super::disk::{Cleaned, DiskCache};
 use super::engine::{Allocation, engine, start_clock};
@@ -80,7 +81,7 @@ impl Default for Bounds {
 }
 
 /// WebAssembly cannot be run on this machine, or with this configuration.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct SetupError(String);
 
@@ -98,27 +99,54 @@ pub struct Machine {
 impl Machine {
     /// The best machine that this computer can be.
     pub fn new(config: ExecutorConfig) -> Result<Self, SetupError> {
+        Self::counting(config, false)
+    }
+
+    /// The same, whose code counts its fuel or does not.
+    fn counting(config: ExecutorConfig, fuel: bool) -> Result<Self, SetupError> {
         let failed = |error: wasmtime::Error| SetupError(format!("{error:#}"));
-        let (engine, allocation) = engine(&config).map_err(failed)?;
+        let (engine, allocation) = engine(&config, fuel).map_err(failed)?;
         let linkers = Linkers::new(&engine).map_err(failed)?;
         Ok(Self { engine, allocation, linkers, config })
     }
+
+    /// Starts the guests' clock and opens the disk's cache.
+    fn start(self) -> Result<Ground, SetupError> {
+        let Self { engine, allocation, linkers, config } = self;
+        start_clock(&engine).map_err(|error| SetupError(format!("cannot start the guests' clock: {error}")))?;
+        let disk = config.cache_dir.as_deref().and_then(|directory| {
+            DiskCache::open(directory, &engine)
+                .inspect_err(|error| {
+                    let directory = directory.display();
+                    tracing::warn!("compiled code is not kept, {directory} cannot be used: {error}");
+                })
+                .ok()
+        });
+        Ok(Ground { engine, allocation, linkers, disk })
+    }
+}
+
+/// A machine at work, and the code that was compiled for it.
+struct Ground {
+    engine: Engine,
+    allocation: Allocation,
+    linkers: Linkers,
+    disk: Option<DiskCache>,
 }
 
 /// Runs WebAssembly guests.
 pub struct WasmExecutor {
     inner: Arc<Inner>,
     threads: GuestThreads,
-    allocation: Allocation,
     services: Arc<Services>,
 }
 
 /// What the making of compiled code needs; it may outlast whoever asked for it.
 struct Inner {
-    engine: Engine,
-    linkers: Linkers,
+    ground: Ground,
+    /// For versions with a limit of fuel, made for the first of them.
+    counting: OnceLock<Result<Ground, SetupError>>,
     cache: Arc<Cache>,
-    disk: Option<DiskCache>,
     source: Arc<dyn ModuleSource>,
     config: ExecutorConfig,
     /// Compilations at once: they use every core by themselves.
@@ -133,39 +161,29 @@ impl WasmExecutor {
 
     /// An executor on this machine.
     pub fn on(machine: Machine, source: Arc<dyn ModuleSource>, services: Services) -> Result<Self, SetupError> {
-        let Machine { engine, allocation, linkers, config } = machine;
-        start_clock(&engine).map_err(|error| SetupError(format!("cannot start the guests' clock: {error}")))?;
-        let disk = config.cache_dir.as_deref().and_then(|directory| {
-            DiskCache::open(directory, &engine)
-                .inspect_err(|error| {
-                    let directory = directory.display();
-                    tracing::warn!("compiled code is not kept, {directory} cannot be used: {error}");
-                })
-                .ok()
-        });
+        let config = machine.config.clone();
         let inner = Inner {
-            linkers,
+            ground: machine.start()?,
+            counting: OnceLock::new(),
             cache: Arc::new(Cache::new(config.max_cached_modules, config.max_cached_bytes)),
-            disk,
             source,
             config,
             compiling: tokio::sync::Semaphore::new(1),
-            engine,
         };
-        Ok(Self { inner: Arc::new(inner), threads: GuestThreads::default(), allocation, services: Arc::new(services) })
+        Ok(Self { inner: Arc::new(inner), threads: GuestThreads::default(), services: Arc::new(services) })
     }
 
-    /// The engine that guests run on.
+    /// The engine that guests run on whose fuel is not counted.
     pub fn engine(&self) -> &Engine {
-        &self.inner.engine
+        &self.inner.ground.engine
     }
 
     /// Removes compiled code from the disk that has been of no use for `keep`, and what was used longest ago where the
     /// rest has more than `max_bytes`. What other engines wrote into the same directory is looked at alike.
     pub async fn clean_cache(&self, keep: Duration, max_bytes: u64) -> std::io::Result<Cleaned> {
         let inner = self.inner.clone();
-        let clean = tokio::task::spawn_blocking(move || match &inner.disk {
-            Some(disk) => disk.clean(keep, max_bytes, &inner.cache.digests()),
+        let clean = tokio::task::spawn_blocking(move || match &inner.ground.disk {
+            Some(disk) => disk.clean(keep, max_bytes, &inner.files_in_memory()),
             None => Ok(Cleaned::default()),
         });
         clean.await.map_err(std::io::Error::other)?
@@ -173,7 +191,7 @@ impl WasmExecutor {
 
     /// One line about how guests run here, for people.
     pub fn describe(&self) -> String {
-        format!("wasmtime, {}", self.allocation.describe())
+        format!("wasmtime, {}", self.inner.ground.allocation.describe())
     }
 
     /// How often compiled code was there.
@@ -184,9 +202,9 @@ impl WasmExecutor {
     async fn compiled(&self, version: &Version) -> Result<Arc<Compiled>, ModuleError> {
         let slot = &version.module;
         let inner = self.inner.clone();
-        let (digest, abi) = (slot.digest, slot.abi);
-        let compiled = self.inner.cache.get(digest, move || async move { inner.make(digest, abi).await }).await?;
-        slot.compiled.store(Arc::downgrade(&compiled));
+        let key = Key { digest: slot.digest, abi: slot.abi, fuel: version.definition.counts_fuel() };
+        let compiled = self.inner.cache.get(key, move || async move { inner.make(key).await }).await?;
+        slot.compiled(key.fuel).store(Arc::downgrade(&compiled));
         Ok(compiled)
     }
 
@@ -202,7 +220,8 @@ impl WasmExecutor {
             let message = format!("the payload has {} bytes, the function takes {limit}", invocation.payload.len());
             return Attempt::failed(Failure::new(FailureCode::InputTooLarge, message));
         }
-        let (compiled, load) = match version.module.compiled() {
+        let in_memory = version.module.compiled(version.definition.counts_fuel()).load().upgrade();
+        let (compiled, load) = match in_memory {
             Some(compiled) => {
                 self.inner.cache.hit(&compiled);
                 (compiled, Duration::ZERO)
@@ -224,7 +243,7 @@ impl WasmExecutor {
             && version.pace.is_quick()
         {
             let began = Instant::now();
-            if let Some(attempt) = self.call_here(pre, handle, version, invocation, deadline) {
+            if let Some(attempt) = self.call_here(&compiled.engine, pre, handle, version, invocation, deadline) {
                 return Attempt { load, ..attempt };
             }
             // What it did is forgotten with its store; it begins again where it may take its time.
@@ -242,6 +261,7 @@ impl WasmExecutor {
     /// look after.
     fn call_here(
         &self,
+        engine: &Engine,
         pre: &InstancePre<Guest>,
         handle: &ComponentExportIndex,
         version: &Arc<Version>,
@@ -250,7 +270,7 @@ impl WasmExecutor {
     ) -> Option<Attempt> {
         let guest = Guest::new(version.clone(), self.inner.config.bounds, deadline);
         let began = guest.began;
-        let mut store = guest.into_store(&self.inner.engine);
+        let mut store = guest.into_store(engine);
         store.set_epoch_deadline(QUICK_TICKS);
         let called = lend(invocation, || {
             std::panic::catch_unwind(AssertUnwindSafe(|| component::call(&mut store, pre, handle, invocation)))
@@ -282,7 +302,7 @@ impl WasmExecutor {
         if compiled.linked.is_served() {
             guest.served = Some(guest::Served::new(self.services.clone(), progress));
         }
-        let call = Call { engine: self.inner.engine.clone(), guest, overran: overran.clone() };
+        let call = Call { engine: compiled.engine.clone(), guest, overran: overran.clone() };
         let work = call.begin(compiled, invocation);
         let at_once = !version.pace.is_quick();
         let attempt = self.threads.run(work, &overran, at_once).await;
@@ -434,16 +454,39 @@ fn unusable(error: &ModuleError) -> Failure {
 }
 
 impl Inner {
+    /// Where guests run whose fuel counts, or those whose does not. Blocks at the first of the former.
+    fn ground(&self, fuel: bool) -> Result<&Ground, ModuleError> {
+        if !fuel {
+            return Ok(&self.ground);
+        }
+        let make = || Machine::counting(self.config.clone(), true)?.start();
+        self.counting
+            .get_or_init(make)
+            .as_ref()
+            .map_err(|error| ModuleError::Unavailable(format!("no guests with max_fuel can be run: {error}")))
+    }
+
+    /// The files of the disk's cache whose code is in memory.
+    fn files_in_memory(&self) -> HashSet<PathBuf> {
+        let file = |key: Key| {
+            let ground = if key.fuel { self.counting.get()?.as_ref().ok()? } else { &self.ground };
+            Some(ground.disk.as_ref()?.path(key.digest, key.abi))
+        };
+        self.cache.keys().into_iter().filter_map(file).collect()
+    }
+
     /// Compiled code of a module: from disk, or compiled now.
-    async fn make(self: Arc<Self>, digest: Digest, abi: super::Abi) -> Result<Arc<Compiled>, ModuleError> {
+    async fn make(self: Arc<Self>, key: Key) -> Result<Arc<Compiled>, ModuleError> {
+        let Key { digest, abi, fuel } = key;
         let lost = |_| ModuleError::Compile("the compiler failed".to_owned());
         let inner = self.clone();
         let found = tokio::task::spawn_blocking(move || {
-            let code = inner.disk.as_ref()?.load(&inner.engine, digest, abi)?;
-            Some(Compiled::link(&inner.linkers, abi, &code))
+            let ground = inner.ground(fuel)?;
+            let code = ground.disk.as_ref().and_then(|disk| disk.load(&ground.engine, digest, abi));
+            code.map(|code| Compiled::link(&ground.linkers, abi, &code)).transpose()
         });
-        if let Some(found) = found.await.map_err(lost)? {
-            return found.map(Arc::new);
+        if let Some(found) = found.await.map_err(lost)?? {
+            return Ok(Arc::new(found));
         }
         let _turn = self.compiling.acquire().await.expect("never closed");
         let bytes = self.source.module(digest).await?;
@@ -453,9 +496,10 @@ impl Inner {
                 return Err(ModuleError::Corrupt { expected: digest });
             }
             inner.cache.compiles.fetch_add(1, Ordering::Relaxed);
-            let code = Code::compile(&inner.engine, abi, &bytes)?;
-            let compiled = Compiled::link(&inner.linkers, abi, &code)?;
-            if let Some(disk) = &inner.disk {
+            let ground = inner.ground(fuel)?;
+            let code = Code::compile(&ground.engine, abi, &bytes)?;
+            let compiled = Compiled::link(&ground.linkers, abi, &code)?;
+            if let Some(disk) = &ground.disk {
                 disk.save(digest, abi, &code);
             }
             Ok(compiled)
@@ -466,13 +510,13 @@ impl Inner {
 
 impl Executor for WasmExecutor {
     fn inspect(&self, module: &[u8]) -> Result<Inspection, ModuleError> {
-        let features = self.inner.engine.get_wasm_features();
+        let features = self.inner.ground.engine.get_wasm_features();
         inspect::inspect(module, self.inner.config.max_module_bytes, features)
     }
 
     fn prepare<'a>(&'a self, version: &'a Arc<Version>) -> BoxFuture<'a, Result<(), ModuleError>> {
         Box::pin(async move {
-            match version.module.compiled() {
+            match version.module.compiled(version.definition.counts_fuel()).load().upgrade() {
                 Some(_) => Ok(()),
                 None => self.compiled(version).await.map(drop),
             }

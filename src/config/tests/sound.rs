@@ -145,6 +145,7 @@ const EVERYTHING: &str = r#"
     concurrency = 7
     max_input_bytes = 8
     max_output_bytes = 9
+    max_fuel = 1_000_000
     max_log_lines = 10
     max_log_bytes = 11
 "#;
@@ -178,6 +179,7 @@ fn every_field_of_a_definition_can_be_set() {
         concurrency: Some(7),
         max_input_bytes: 8,
         max_output_bytes: 9,
+        max_fuel: Some(1_000_000),
         max_log_lines: 10,
         max_log_bytes: 11,
     };
