@@ -5,6 +5,7 @@
 //!
 //! [`WasmExecutor`] runs WebAssembly, [`native::NativeExecutor`] a closure in its place.
 
+mod account;
 mod cache;
 mod command;
 mod compiled;
@@ -169,6 +170,10 @@ pub struct Attempt {
     pub instantiate: Duration,
     /// Running the guest.
     pub run: Duration,
+    /// Time on a processor: waiting is not in it.
+    pub cpu: Duration,
+    /// Fuel that was used, where it counts.
+    pub fuel_used: Option<u64>,
     /// The largest size of the guest's linear memories together, in bytes.
     pub memory_peak_bytes: u64,
     /// What it asked for, to be released if it counts as a success.
@@ -185,6 +190,8 @@ impl Attempt {
             load: Duration::ZERO,
             instantiate: Duration::ZERO,
             run: Duration::ZERO,
+            cpu: Duration::ZERO,
+            fuel_used: None,
             memory_peak_bytes: 0,
             effects: Effects::default(),
             detail: None,
@@ -222,7 +229,10 @@ pub struct Detail {
     /// Whether lines were left out because a limit was reached.
     #[serde(default)]
     pub logs_truncated: bool,
-    /// Host operations, in order.
+    /// All host operations, added up by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub host_calls: Vec<HostCalls>,
+    /// The first host operations, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub host_ops: Vec<HostOp>,
     /// Whether operations were left out because a limit was reached.
@@ -258,6 +268,22 @@ pub struct HostOp {
     /// Whether it was done, or the reason it was not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+/// Host operations of one name, added up.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostCalls {
+    /// What, as in [`HostOp`].
+    pub op: std::borrow::Cow<'static, str>,
+    /// How many.
+    pub count: u64,
+    /// How many of them were not done.
+    #[serde(default)]
+    pub failed: u64,
+    /// How long they took together.
+    pub duration_micros: u64,
+    /// Bytes that went with them.
+    pub bytes: u64,
 }
 
 /// The most host operations kept of one attempt.

@@ -115,6 +115,9 @@ pub struct Definition {
     /// on every machine. `None` leaves it uncounted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_fuel: Option<u64>,
+    /// What one attempt may use beside what the limits say.
+    #[serde(default, skip_serializing_if = "Budget::is_unlimited")]
+    pub budget: Budget,
     /// The most log lines kept of one attempt.
     pub max_log_lines: u32,
     /// The most bytes of log kept of one attempt.
@@ -140,6 +143,7 @@ impl Definition {
             max_input_bytes: 8 << 20,
             max_output_bytes: 4 << 20,
             max_fuel: None,
+            budget: Budget::default(),
             max_log_lines: 256,
             max_log_bytes: 64 << 10,
         }
@@ -250,6 +254,41 @@ pub struct Allow {
     pub timers: Vec<String>,
     /// Databases of `engine.databases` that it may use; wildcards as in subscriptions.
     pub sql: Vec<String>,
+}
+
+/// The `budget` table of a definition: an attempt that uses more of something ends with `fuel`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Budget {
+    /// Time on a processor, in milliseconds: waiting does not count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 86_400_000))]
+    pub cpu_ms: Option<u64>,
+    /// Host operations, as a trace lists them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_000_000_000))]
+    pub host_calls: Option<u64>,
+    /// Bytes that go with host operations.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_000_000_000_000_u64))]
+    pub host_bytes: Option<u64>,
+}
+
+impl Budget {
+    /// Whether nothing is limited.
+    pub fn is_unlimited(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether calls of the host are limited.
+    pub fn counts_calls(&self) -> bool {
+        self.host_calls.is_some() || self.host_bytes.is_some()
+    }
+
+    /// The time on a processor.
+    pub fn cpu(&self) -> Option<Duration> {
+        self.cpu_ms.map(Duration::from_millis)
+    }
 }
 
 /// An immutable pair of module and definition.

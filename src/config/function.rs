@@ -10,7 +10,7 @@ use trigger_core::{FailureCode, Step, subject};
 use super::triggers::Triggers;
 use super::validate::{Found, Validator, below};
 use super::{Document, EngineConfig, FunctionConfig, names, words};
-use crate::functions::{Allow, Definition, Retry};
+use crate::functions::{Allow, Budget, Definition, Retry};
 use crate::kinds::{Kinds, inline_schema};
 
 /// The most functions of one manifest.
@@ -74,6 +74,8 @@ struct FunctionSection {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000_000_000_000_u64))]
     max_fuel: Option<u64>,
+    /// What one attempt may use beside what the limits say.
+    budget: Budget,
     /// Log lines kept of one attempt.
     #[schemars(range(min = 0, max = 100_000))]
     max_log_lines: u32,
@@ -100,6 +102,7 @@ impl Default for FunctionSection {
             max_input_bytes: definition.max_input_bytes,
             max_output_bytes: definition.max_output_bytes,
             max_fuel: definition.max_fuel,
+            budget: definition.budget,
             max_log_lines: definition.max_log_lines,
             max_log_bytes: definition.max_log_bytes,
         }
@@ -124,6 +127,7 @@ impl FunctionSection {
             max_input_bytes: self.max_input_bytes,
             max_output_bytes: self.max_output_bytes,
             max_fuel: self.max_fuel,
+            budget: self.budget,
             max_log_lines: self.max_log_lines,
             max_log_bytes: self.max_log_bytes,
         }

@@ -16,6 +16,9 @@ const MAX_FRAMES: usize = 8;
 
 /// What an error of a call or an instantiation means.
 pub(super) fn classify(error: &wasmtime::Error, guest: &Guest) -> Failure {
+    if let Some(breach) = &guest.breach {
+        return over_budget(breach);
+    }
     if let Some(refused) = &guest.limits.refused {
         return Failure::new(FailureCode::Memory, refused.clone());
     }
@@ -46,6 +49,11 @@ pub(super) fn classify(error: &wasmtime::Error, guest: &Guest) -> Failure {
 fn out_of_fuel(guest: &Guest) -> Failure {
     let fuel = guest.version.definition.max_fuel.unwrap_or_default();
     Failure::new(FailureCode::Fuel, format!("the guest used up its fuel, {fuel} units (max_fuel)"))
+}
+
+/// The attempt used more than its definition's `budget` allows.
+pub(super) fn over_budget(breach: &str) -> Failure {
+    Failure::new(FailureCode::Fuel, breach.to_owned())
 }
 
 /// The attempt reached its deadline.

@@ -8,13 +8,13 @@ use tokio::sync::watch;
 use trigger_core::{HttpParts, InvocationContext, Progress};
 use uuid::Uuid;
 use wasmtime::component::ResourceTable;
-use wasmtime::{Engine, ResourceLimiter, Store};
+use wasmtime::{CallHook, Engine, ResourceLimiter, Store};
 
 use super::engine::{MAX_INSTANCES, MAX_MEMORIES, MAX_TABLE_ELEMENTS, MAX_TABLES};
 use super::logs::Logs;
 use super::wasi::Wasi;
 use super::wasm::Bounds;
-use super::{Detail, Effects, HostOp, MAX_HOST_OPS, Services};
+use super::{Detail, Effects, HostCalls, HostOp, MAX_HOST_OPS, Services};
 use crate::functions::Version;
 
 scoped_tls::scoped_thread_local!(
@@ -38,8 +38,11 @@ pub(super) struct Guest {
     pub(super) deadline: Instant,
     pub(super) limits: Limits,
     pub(super) logs: Logs,
+    pub(super) host_calls: Vec<HostCalls>,
     pub(super) host_ops: Vec<HostOp>,
     pub(super) host_ops_truncated: bool,
+    /// What it used more of than its budget allows.
+    pub(super) breach: Option<String>,
     pub(super) effects: Effects,
     pub(super) effect_bytes: usize,
     /// For modules that import what others serve.
@@ -85,8 +88,10 @@ impl Guest {
             bounds,
             began,
             deadline,
+            host_calls: Vec::new(),
             host_ops: Vec::new(),
             host_ops_truncated: false,
+            breach: None,
             effects: Effects::default(),
             effect_bytes: 0,
             served: None,
@@ -103,6 +108,13 @@ impl Guest {
         store.set_hostcall_fuel(handover);
         if let Some(fuel) = store.data().version.definition.max_fuel {
             store.set_fuel(fuel).expect("versions with a limit of fuel run on the engine that counts it");
+        }
+        if store.data().version.definition.budget.counts_calls() {
+            // Who is over its budget does not come back from the host.
+            store.call_hook(|store, hook| match (hook, &store.data().breach) {
+                (CallHook::ReturningFromHost, Some(breach)) => Err(wasmtime::Error::msg(breach.clone())),
+                _ => Ok(()),
+            });
         }
         store
     }
@@ -123,6 +135,7 @@ impl Guest {
 
     /// Notes that the guest asked the host for something.
     pub(super) fn note(&mut self, op: HostOp) {
+        self.count(&op);
         if self.host_ops.len() < MAX_HOST_OPS {
             self.host_ops.push(op);
         } else {
@@ -144,6 +157,7 @@ impl Guest {
         Some(Box::new(Detail {
             logs,
             logs_truncated,
+            host_calls: std::mem::take(&mut self.host_calls),
             host_ops: std::mem::take(&mut self.host_ops),
             host_ops_truncated: self.host_ops_truncated,
         }))

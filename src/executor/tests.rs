@@ -1,5 +1,6 @@
 //! The executor with real guests.
 
+mod accounts;
 mod compiled;
 pub(super) mod fakes;
 mod fences;

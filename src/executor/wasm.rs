@@ -13,11 +13,12 @@ use trigger_core::{BoxFuture, Failure, FailureCode, InvocationContext, Progress,
 use wasmtime::component::{ComponentExportIndex, InstancePre};
 use wasmtime::{Engine, Store, Trap, UpdateDeadline};
 
+use super::account::{Metered, Stretch};
 use super::cache::{Cache, Counts, Key};
 use super::compiled::{Code, Compiled, Linked, Linkers};
 use super::disk::{Cleaned, DiskCache};
 use super::engine::{Allocation, engine, start_clock};
-use super::failure::{panicked, timeout};
+use super::failure::{over_budget, panicked, timeout};
 use super::fiber::{GuestThreads, Overran};
 use super::guest::{self, Guest, lend};
 use super::wasi::Wasi;
@@ -272,20 +273,20 @@ impl WasmExecutor {
         let began = guest.began;
         let mut store = guest.into_store(engine);
         store.set_epoch_deadline(QUICK_TICKS);
+        let stretch = Stretch::begin(version.definition.budget.cpu_ms.is_some());
         let called = lend(invocation, || {
             std::panic::catch_unwind(AssertUnwindSafe(|| component::call(&mut store, pre, handle, invocation)))
         });
         let Ok(called) = called else { return Some(Attempt::failed(panicked())) };
-        let ended = Instant::now();
+        let (ended, cpu) = (Instant::now(), stretch.end());
         if let Err(error) = &called.result
             && error.downcast_ref() == Some(&Trap::Interrupt)
             && ended < deadline
         {
             return None;
         }
-        let mut guest = store.into_data();
-        let result = component::answer(called.result, &mut guest);
-        Some(account(guest, result, began, called.ready, ended))
+        let times = Times { began, ready: called.ready, ended, cpu };
+        Some(account(store, times, |guest| component::answer(called.result, guest)))
     }
 
     /// Calls a guest where it may wait or take long.
@@ -390,25 +391,26 @@ impl Call {
         let Self { engine, guest, overran } = self;
         let (began, deadline) = (guest.began, guest.deadline);
         let seconds = guest.version.definition.timeout_seconds;
+        let (budget, ticked) = (guest.version.definition.budget.cpu(), overran.clone());
         let mut store = guest.into_store(&engine);
         store.set_epoch_deadline(QUICK_TICKS);
         store.epoch_deadline_callback(move |_| {
-            overran.store(true, Ordering::Relaxed);
+            ticked.store(true, Ordering::Relaxed);
             Ok(if Instant::now() >= deadline { UpdateDeadline::Interrupt } else { UpdateDeadline::Yield(1) })
         });
         Box::pin(async move {
             let running = AssertUnwindSafe(call(&mut store)).catch_unwind();
-            let finished = tokio::time::timeout_at(deadline.into(), running).await;
-            let ended = Instant::now();
+            let mut running = Metered::new(running, budget, overran);
+            let finished = tokio::time::timeout_at(deadline.into(), &mut running).await;
+            let cpu = running.spent;
+            drop(running);
+            let times = Times { began, ready: Some(began), ended: Instant::now(), cpu };
             match finished {
-                Ok(Ok(finish)) => {
-                    let mut guest = store.into_data();
-                    let result = (finish.answer)(&mut guest);
-                    account(guest, result, began, finish.ready, ended)
-                }
-                Ok(Err(_)) => Attempt::failed(panicked()),
+                Ok(Some(Ok(finish))) => account(store, Times { ready: finish.ready, ..times }, finish.answer),
+                Ok(Some(Err(_))) => Attempt::failed(panicked()),
+                Ok(None) => account(store, times, |guest| Err(spent(guest))),
                 // It waited too long for something; its store goes with it, and is never entered again.
-                Err(_) => account(store.into_data(), Err(timeout(seconds)), began, Some(began), ended),
+                Err(_) => account(store, times, |_| Err(timeout(seconds))),
             }
         })
     }
@@ -423,24 +425,48 @@ struct Finish {
     answer: Meaning,
 }
 
-/// The account of a call that is over.
-fn account(
-    mut guest: Guest,
-    result: Result<Response, Failure>,
+/// When a call began, had its instance and ended, and its time on a processor.
+struct Times {
     began: Instant,
     ready: Option<Instant>,
     ended: Instant,
+    cpu: Duration,
+}
+
+/// The account of a call that is over.
+fn account(
+    store: Store<Guest>,
+    Times { began, ready, ended, cpu }: Times,
+    answer: impl FnOnce(&mut Guest) -> Result<Response, Failure>,
 ) -> Attempt {
     let ready = ready.unwrap_or(ended);
+    let max_fuel = store.data().version.definition.max_fuel;
+    let fuel_used = max_fuel.map(|max| max - store.get_fuel().unwrap_or(max).min(max));
+    let mut guest = store.into_data();
+    let result = answer(&mut guest);
+    let budget = guest.version.definition.budget.cpu();
+    let result = match &guest.breach {
+        Some(breach) => Err(over_budget(breach)),
+        None if budget.is_some_and(|budget| cpu > budget) => Err(spent(&guest)),
+        None => result,
+    };
     Attempt {
         load: Duration::ZERO,
         instantiate: ready - began,
         run: ended - ready,
+        cpu,
+        fuel_used,
         memory_peak_bytes: guest.limits.memory_peak as u64,
         effects: if result.is_ok() { std::mem::take(&mut guest.effects) } else { Effects::default() },
         detail: guest.detail(),
         result,
     }
+}
+
+/// The guest computed for longer than its budget allows.
+fn spent(guest: &Guest) -> Failure {
+    let budget = guest.version.definition.budget.cpu_ms.unwrap_or_default();
+    over_budget(&format!("the guest used up its budget: {budget} ms on a processor"))
 }
 
 /// What an event is told whose module cannot be used.

@@ -57,12 +57,16 @@ async fn guests_use_the_databases_that_they_are_granted() {
         assert!(said[3].starts_with("Constraint: "), "{}", said[3]);
         assert_eq!(said[4], "[Value::Text(\"pot'; --\")]");
         // An attempt that fails with a transaction open leaves nothing of it, and one that is whole stays.
-        let failed = project.post("/shop", [database, "begin", &format!("DELETE FROM {table}"), "fail"].join("\n")).await;
+        let failed =
+            project.post("/shop", [database, "begin", &format!("DELETE FROM {table}"), "fail"].join("\n")).await;
         assert_eq!(failed.status, StatusCode::INTERNAL_SERVER_ERROR);
         assert_eq!(say(&project, "/shop", &[database, &count]).await, ["[Value::Integer(2)]"], "{database}");
     }
     let said = say(&project, "/stranger", &["file", "? SELECT 1"]).await;
-    assert_eq!(said, ["Denied: denied: the definition does not grant \"file\": add it to functions.stranger.allow.sql"]);
+    assert_eq!(
+        said,
+        ["Denied: denied: the definition does not grant \"file\": add it to functions.stranger.allow.sql"]
+    );
     let said = say(&project, "/shop", &["nowhere", "? SELECT 1"]).await;
     assert!(said[0].starts_with("Unknown: the engine has no database \"nowhere\""), "{}", said[0]);
 

@@ -1,7 +1,7 @@
 //! Manifests without mistakes mean what they say.
 
 use super::*;
-use crate::functions::{Allow, Backoff, Jitter, Retry};
+use crate::functions::{Allow, Backoff, Budget, Jitter, Retry};
 use serde_json::json;
 use trigger_core::FailureCode;
 
@@ -146,6 +146,7 @@ const EVERYTHING: &str = r#"
     max_input_bytes = 8
     max_output_bytes = 9
     max_fuel = 1_000_000
+    budget = { cpu_ms = 20, host_calls = 30, host_bytes = 40 }
     max_log_lines = 10
     max_log_bytes = 11
 "#;
@@ -180,6 +181,7 @@ fn every_field_of_a_definition_can_be_set() {
         max_input_bytes: 8,
         max_output_bytes: 9,
         max_fuel: Some(1_000_000),
+        budget: Budget { cpu_ms: Some(20), host_calls: Some(30), host_bytes: Some(40) },
         max_log_lines: 10,
         max_log_bytes: 11,
     };
