@@ -7,6 +7,7 @@
 
 mod account;
 mod cache;
+mod call;
 mod command;
 mod compiled;
 mod component;
@@ -21,6 +22,7 @@ mod inspect;
 mod logs;
 pub mod native;
 mod reactor;
+mod shelf;
 #[cfg(test)]
 mod tests;
 mod wasi;
@@ -36,7 +38,7 @@ use tokio::sync::watch;
 use trigger_core::{BoxFuture, Clock, Failure, InvocationContext, Jobs, Message, Progress, Response, Timers};
 
 use crate::databases::Databases;
-use crate::functions::{Digest, Version};
+use crate::functions::{Definition, Digest, Version};
 
 pub use cache::Counts;
 pub use disk::Cleaned;
@@ -116,6 +118,16 @@ pub struct Inspection {
     pub imports: Vec<String>,
 }
 
+impl Inspection {
+    /// Whether the module can be what a definition says.
+    pub fn suits(&self, definition: &Definition) -> Result<(), ModuleError> {
+        match self.abi {
+            Abi::Command if definition.reuse.is_some() => Err(ModuleError::RunsOnce),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// A module cannot be used. The text names what is wrong and what would be right.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ModuleError {
@@ -145,6 +157,9 @@ pub enum ModuleError {
         /// The limit in bytes.
         limit: u64,
     },
+    /// Its instances cannot serve more than one attempt, which its definition asks for.
+    #[error("is a command, which runs once: take `reuse` out of the definition, or build it as a reactor or component")]
+    RunsOnce,
     /// The stored bytes are not those that were deployed.
     #[error("stored bytes do not have the digest {expected}")]
     Corrupt {

@@ -118,6 +118,9 @@ pub struct Definition {
     /// What one attempt may use beside what the limits say.
     #[serde(default, skip_serializing_if = "Budget::is_unlimited")]
     pub budget: Budget,
+    /// Whether an instance serves more than one attempt; each has a fresh one where this is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reuse: Option<Reuse>,
     /// The most log lines kept of one attempt.
     pub max_log_lines: u32,
     /// The most bytes of log kept of one attempt.
@@ -144,6 +147,7 @@ impl Definition {
             max_output_bytes: 4 << 20,
             max_fuel: None,
             budget: Budget::default(),
+            reuse: None,
             max_log_lines: 256,
             max_log_bytes: 64 << 10,
         }
@@ -288,6 +292,27 @@ impl Budget {
     /// The time on a processor.
     pub fn cpu(&self) -> Option<Duration> {
         self.cpu_ms.map(Duration::from_millis)
+    }
+}
+
+/// The `reuse` table of a definition: a guest finds its memory as its last attempt left it, if that one succeeded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Reuse {
+    /// Attempts that one instance serves. Default 1000.
+    #[schemars(range(min = 1, max = 1_000_000_000))]
+    pub max_uses: u32,
+    /// How old an instance may be when an attempt begins, in seconds. Default 60.
+    #[schemars(range(min = 0.001, max = 86_400.0))]
+    pub max_age_seconds: f64,
+    /// Instances that may wait for an attempt. Default 16.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub max_concurrent: u32,
+}
+
+impl Default for Reuse {
+    fn default() -> Self {
+        Self { max_uses: 1000, max_age_seconds: 60.0, max_concurrent: 16 }
     }
 }
 

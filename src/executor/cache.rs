@@ -136,6 +136,19 @@ impl Cache {
         self.evict(&mut entries, key);
     }
 
+    /// Lets go of what no version needs any more: a newer one has taken its place.
+    pub(super) fn tidy(&self) {
+        let mut unused = Vec::new();
+        // Dropped outside of the lock: it is machine code to be unmapped.
+        self.entries.lock().retain(|_, entry| match entry {
+            Entry::Made(compiled) if !compiled.is_used() => {
+                unused.push(compiled.clone());
+                false
+            }
+            _ => true,
+        });
+    }
+
     /// Lets go of what was used longest ago until the bounds hold; the newest always stays.
     fn evict(&self, entries: &mut HashMap<Key, Entry>, newest: Key) {
         loop {

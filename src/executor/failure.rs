@@ -33,7 +33,7 @@ pub(super) fn classify(error: &wasmtime::Error, guest: &Guest) -> Failure {
         None => {}
     }
     if error.is::<PoolConcurrencyLimitError>() {
-        return Failure::new(FailureCode::HostError, "no instance is free: raise max_concurrency");
+        return no_room();
     }
     let text = error.root_cause().to_string();
     if text.contains("fuel allocated for hostcalls") {
@@ -54,6 +54,11 @@ fn out_of_fuel(guest: &Guest) -> Failure {
 /// The attempt used more than its definition's `budget` allows.
 pub(super) fn over_budget(breach: &str) -> Failure {
     Failure::new(FailureCode::Fuel, breach.to_owned())
+}
+
+/// The pool has no instance left.
+pub(super) fn no_room() -> Failure {
+    Failure::new(FailureCode::HostError, "no instance is free: raise max_concurrency")
 }
 
 /// The attempt reached its deadline.

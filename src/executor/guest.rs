@@ -102,13 +102,9 @@ impl Guest {
 
     /// A store for this guest, with every limit but the clock's in place.
     pub(super) fn into_store(self, engine: &Engine) -> Store<Guest> {
-        let handover = self.handover_limit();
         let mut store = Store::new(engine, self);
         store.limiter(|guest| &mut guest.limits);
-        store.set_hostcall_fuel(handover);
-        if let Some(fuel) = store.data().version.definition.max_fuel {
-            store.set_fuel(fuel).expect("versions with a limit of fuel run on the engine that counts it");
-        }
+        refill(&mut store);
         if store.data().version.definition.budget.counts_calls() {
             // Who is over its budget does not come back from the host.
             store.call_hook(|store, hook| match (hook, &store.data().breach) {
@@ -117,6 +113,27 @@ impl Guest {
             });
         }
         store
+    }
+
+    /// Takes the place of the guest that a store served before. Of that one nothing stays but what its instance has: its
+    /// memory and tables, which still count, and WASI's standard streams, which now speak for this guest.
+    pub(super) fn take_over(mut self, store: &mut Store<Guest>) {
+        let before = store.data_mut();
+        self.limits.inherit(&before.limits);
+        self.wasi = before.wasi.take();
+        if let Some(wasi) = &mut self.wasi {
+            wasi.serve(&self.version.definition, self.began);
+        }
+        *before = self;
+        refill(store);
+    }
+
+    /// Forgets what it worked on. `false` where something that it opened still is.
+    pub(super) fn leave(&mut self) -> bool {
+        self.invocation = None;
+        self.http = None;
+        self.served = None;
+        self.wasi.as_deref_mut().is_none_or(Wasi::has_finished)
     }
 
     /// The most bytes that the guest may hand to the host in one go: its answer, or what it publishes.
@@ -147,8 +164,8 @@ impl Guest {
     pub(super) fn detail(&mut self) -> Option<Box<Detail>> {
         let began = self.began;
         let mut logs = std::mem::replace(&mut self.logs, Logs::new(&self.version.definition, began));
-        if let Some(said) = self.wasi.take().and_then(|wasi| wasi.into_logs()) {
-            logs.merge(said);
+        if let Some(wasi) = &mut self.wasi {
+            logs.merge(wasi.take_logs(&self.version.definition));
         }
         let (logs, logs_truncated) = logs.into_lines();
         if logs.is_empty() && !logs_truncated && self.host_ops.is_empty() {
@@ -161,6 +178,15 @@ impl Guest {
             host_ops: std::mem::take(&mut self.host_ops),
             host_ops_truncated: self.host_ops_truncated,
         }))
+    }
+}
+
+/// Gives a store what its guest may use in one attempt.
+fn refill(store: &mut Store<Guest>) {
+    let handover = store.data().handover_limit();
+    store.set_hostcall_fuel(handover);
+    if let Some(fuel) = store.data().version.definition.max_fuel {
+        store.set_fuel(fuel).expect("versions with a limit of fuel run on the engine that counts it");
     }
 }
 
@@ -183,6 +209,13 @@ impl Limits {
     fn new(memory_limit: u64) -> Self {
         let memory_limit = usize::try_from(memory_limit).unwrap_or(usize::MAX);
         Self { memory_limit, memory: 0, table_elements: 0, memory_peak: 0, refused: None }
+    }
+
+    /// Counts what an instance has already that served before.
+    fn inherit(&mut self, before: &Limits) {
+        self.memory = before.memory;
+        self.memory_peak = before.memory;
+        self.table_elements = before.table_elements;
     }
 
     fn refuse(&mut self, why: impl FnOnce() -> String) -> bool {

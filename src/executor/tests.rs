@@ -5,6 +5,7 @@ mod compiled;
 pub(super) mod fakes;
 mod fences;
 mod limits;
+mod reuse;
 mod work;
 
 use std::sync::Arc;
@@ -36,6 +37,13 @@ impl ModuleSource for Modules {
 fn guest(name: &str) -> Bytes {
     let path = format!("{}/tests/guests/{name}", env!("CARGO_MANIFEST_DIR"));
     wat::parse_file(&path).unwrap_or_else(|error| panic!("{path}: {error}")).into()
+}
+
+/// A command of its own, told from others by a number.
+fn numbered(number: u32) -> Bytes {
+    let text =
+        format!(r#"(module (memory (export "memory") 1) (global i32 (i32.const {number})) (func (export "_start")))"#);
+    wat::parse_str(text).unwrap().into()
 }
 
 struct Rig {

@@ -1,35 +1,26 @@
 //! The executor of WebAssembly: finds the compiled code, makes the instance, calls it where it belongs.
 
 use std::collections::HashSet;
-use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt as _;
 use tokio::sync::watch;
-use trigger_core::{BoxFuture, Failure, FailureCode, InvocationContext, Progress, Response};
-use wasmtime::component::{ComponentExportIndex, InstancePre};
-use wasmtime::{Engine, Store, Trap, UpdateDeadline};
+use trigger_core::{BoxFuture, Failure, FailureCode, InvocationContext, Progress};
+use wasmtime::Engine;
 
-use super::account::{Metered, Stretch};
 use super::cache::{Cache, Counts, Key};
+use super::call::{self, Call, Ended};
 use super::compiled::{Code, Compiled, Linked, Linkers};
 use super::disk::{Cleaned, DiskCache};
 use super::engine::{Allocation, engine, start_clock};
-use super::failure::{over_budget, panicked, timeout};
+use super::failure::no_room;
 use super::fiber::{GuestThreads, Overran};
-use super::guest::{self, Guest, lend};
-use super::wasi::Wasi;
-use super::{
-    Attempt, Effects, Executor, Inspection, ModuleError, ModuleSource, Services, command, component, http, inspect,
-    reactor,
-};
+use super::guest::{self, Guest};
+use super::shelf::Shelf;
+use super::{Attempt, Executor, Inspection, ModuleError, ModuleSource, Services, inspect};
 use crate::functions::{Digest, Version};
-
-/// Ticks that a guest has on its caller's thread. Two are at least one whole one: the next tick may come at once.
-const QUICK_TICKS: u64 = 2;
 
 /// How the executor works.
 #[derive(Clone, Debug)]
@@ -148,6 +139,8 @@ struct Inner {
     /// For versions with a limit of fuel, made for the first of them.
     counting: OnceLock<Result<Ground, SetupError>>,
     cache: Arc<Cache>,
+    /// Instances that wait for another attempt.
+    shelf: Arc<Shelf>,
     source: Arc<dyn ModuleSource>,
     config: ExecutorConfig,
     /// Compilations at once: they use every core by themselves.
@@ -167,11 +160,14 @@ impl WasmExecutor {
             ground: machine.start()?,
             counting: OnceLock::new(),
             cache: Arc::new(Cache::new(config.max_cached_modules, config.max_cached_bytes)),
+            shelf: Arc::default(),
             source,
             config,
             compiling: tokio::sync::Semaphore::new(1),
         };
-        Ok(Self { inner: Arc::new(inner), threads: GuestThreads::default(), services: Arc::new(services) })
+        let inner = Arc::new(inner);
+        start_keeper(&inner).map_err(|error| SetupError(format!("cannot start the guests' keeper: {error}")))?;
+        Ok(Self { inner, threads: GuestThreads::default(), services: Arc::new(services) })
     }
 
     /// The engine that guests run on whose fuel is not counted.
@@ -190,6 +186,24 @@ impl WasmExecutor {
         clean.await.map_err(std::io::Error::other)?
     }
 
+    /// Lets go of what no version needs any more, as the keeper does every second.
+    #[cfg(test)]
+    pub(super) fn tidy(&self) {
+        self.inner.tidy();
+    }
+
+    /// The instances that wait.
+    #[cfg(test)]
+    pub(super) fn shelf(&self) -> &Shelf {
+        &self.inner.shelf
+    }
+
+    /// How many modules' code is in memory.
+    #[cfg(test)]
+    pub(super) fn codes(&self) -> usize {
+        self.inner.cache.keys().len()
+    }
+
     /// One line about how guests run here, for people.
     pub fn describe(&self) -> String {
         format!("wasmtime, {}", self.inner.ground.allocation.describe())
@@ -204,7 +218,11 @@ impl WasmExecutor {
         let slot = &version.module;
         let inner = self.inner.clone();
         let key = Key { digest: slot.digest, abi: slot.abi, fuel: version.definition.counts_fuel() };
-        let compiled = self.inner.cache.get(key, move || async move { inner.make(key).await }).await?;
+        // Known from the start whose code it is, also when nobody waits for it any more.
+        let user = Arc::downgrade(slot);
+        let make = move || async move { inner.make(key).await.inspect(|compiled| compiled.used_by(&user)) };
+        let compiled = self.inner.cache.get(key, make).await?;
+        compiled.used_by(&Arc::downgrade(slot));
         slot.compiled(key.fuel).store(Arc::downgrade(&compiled));
         Ok(compiled)
     }
@@ -239,234 +257,76 @@ impl WasmExecutor {
                 }
             }
         };
+        let shelf = version.definition.reuse.as_ref().map(|_| &self.inner.shelf);
         let mut overran = Duration::ZERO;
-        if let Linked::Component { pre, handle, wasi: false, served: false } = &compiled.linked
-            && version.pace.is_quick()
-        {
-            let began = Instant::now();
-            if let Some(attempt) = self.call_here(&compiled.engine, pre, handle, version, invocation, deadline) {
-                return Attempt { load, ..attempt };
+        loop {
+            let ended = match &compiled.linked {
+                Linked::Component { pre, handle, wasi: false, served: false } if version.pace.is_quick() => {
+                    let guest = Guest::new(version.clone(), self.inner.config.bounds, deadline);
+                    call::here(&compiled, (pre, handle), guest, shelf.map(|shelf| &**shelf), invocation)
+                }
+                // Boxed, so that quick calls do not carry its room about.
+                _ => Box::pin(self.call_on_fiber(&compiled, version, invocation, deadline, &progress)).await,
+            };
+            match ended {
+                Ended::Done(mut attempt) => {
+                    attempt.load = load;
+                    attempt.run += overran;
+                    return attempt;
+                }
+                // What it did is forgotten with its store; it begins again where it may take its time.
+                Ended::Overran(took) => {
+                    version.pace.overran();
+                    overran = took;
+                }
+                Ended::Crowded if self.inner.shelf.give_way() => {}
+                Ended::Crowded => return Attempt { load, ..Attempt::failed(no_room()) },
             }
-            // What it did is forgotten with its store; it begins again where it may take its time.
-            version.pace.overran();
-            overran = began.elapsed();
         }
-        // Boxed, so that quick calls do not carry its room about.
-        let mut attempt = Box::pin(self.call_on_fiber(compiled, version, invocation, deadline, progress)).await;
-        attempt.load = load;
-        attempt.run += overran;
-        attempt
-    }
-
-    /// Calls a guest that cannot wait on this thread. `None` if it computed for too long: this thread has sockets to
-    /// look after.
-    fn call_here(
-        &self,
-        engine: &Engine,
-        pre: &InstancePre<Guest>,
-        handle: &ComponentExportIndex,
-        version: &Arc<Version>,
-        invocation: &InvocationContext,
-        deadline: Instant,
-    ) -> Option<Attempt> {
-        let guest = Guest::new(version.clone(), self.inner.config.bounds, deadline);
-        let began = guest.began;
-        let mut store = guest.into_store(engine);
-        store.set_epoch_deadline(QUICK_TICKS);
-        let stretch = Stretch::begin(version.definition.budget.cpu_ms.is_some());
-        let called = lend(invocation, || {
-            std::panic::catch_unwind(AssertUnwindSafe(|| component::call(&mut store, pre, handle, invocation)))
-        });
-        let Ok(called) = called else { return Some(Attempt::failed(panicked())) };
-        let (ended, cpu) = (Instant::now(), stretch.end());
-        if let Err(error) = &called.result
-            && error.downcast_ref() == Some(&Trap::Interrupt)
-            && ended < deadline
-        {
-            return None;
-        }
-        let times = Times { began, ready: called.ready, ended, cpu };
-        Some(account(store, times, |guest| component::answer(called.result, guest)))
     }
 
     /// Calls a guest where it may wait or take long.
     async fn call_on_fiber(
         &self,
-        compiled: Arc<Compiled>,
+        compiled: &Arc<Compiled>,
         version: &Arc<Version>,
         invocation: &InvocationContext,
         deadline: Instant,
-        progress: Option<watch::Sender<Progress>>,
-    ) -> Attempt {
+        progress: &Option<watch::Sender<Progress>>,
+    ) -> Ended {
         let overran = Overran::default();
         let mut guest = Guest::new(version.clone(), self.inner.config.bounds, deadline);
         if compiled.linked.is_served() {
-            guest.served = Some(guest::Served::new(self.services.clone(), progress));
+            guest.served = Some(guest::Served::new(self.services.clone(), progress.clone()));
         }
-        let call = Call { engine: compiled.engine.clone(), guest, overran: overran.clone() };
-        let work = call.begin(compiled, invocation);
+        let shelf = version.definition.reuse.as_ref().map(|_| self.inner.shelf.clone());
+        let call = Call { guest, shelf, overran: overran.clone() };
+        let work = call.begin(compiled.clone(), invocation);
         let at_once = !version.pace.is_quick();
-        let attempt = self.threads.run(work, &overran, at_once).await;
+        let ended = self.threads.run(work, &overran, at_once).await;
         match overran.load(Ordering::Relaxed) {
             true => version.pace.overran(),
             false => version.pace.kept(),
         }
-        attempt.unwrap_or_else(|| Attempt::failed(Failure::new(FailureCode::Cancelled, "the engine is shutting down")))
+        let stopping = || Attempt::failed(Failure::new(FailureCode::Cancelled, "the engine is shutting down"));
+        ended.unwrap_or_else(|| Ended::Done(stopping()))
     }
 }
 
-/// A call that owns what it needs, so that it can go to another thread.
-struct Call {
-    engine: Engine,
-    guest: Guest,
-    overran: Overran,
-}
+/// How often what is of no use any more is looked for.
+const TIDY: Duration = Duration::from_secs(1);
 
-type Work = std::pin::Pin<Box<dyn Future<Output = Attempt> + Send>>;
-
-impl Call {
-    fn begin(mut self, compiled: Arc<Compiled>, invocation: &InvocationContext) -> Work {
-        match &compiled.linked {
-            Linked::Component { wasi, .. } => {
-                if *wasi {
-                    self.guest.wasi = Some(Box::new(Wasi::component(&self.guest)));
-                }
-                self.guest.invocation = Some(Box::new(invocation.clone()));
-                let invocation = Box::new(invocation.clone());
-                self.guarded(move |store| {
-                    Box::pin(async move {
-                        let Linked::Component { pre, handle, .. } = &compiled.linked else {
-                            unreachable!("matched above")
-                        };
-                        let called = component::call_async(store, pre, handle, &invocation).await;
-                        Finish {
-                            ready: called.ready,
-                            answer: Box::new(|guest| component::answer(called.result, guest)),
-                        }
-                    })
-                })
-            }
-            Linked::Http { asks, .. } => {
-                self.guest.wasi = Some(Box::new(Wasi::component(&self.guest)));
-                self.guest.invocation = asks.then(|| Box::new(invocation.clone()));
-                let (request, told) = (http::request(invocation), http::Told::of(invocation));
-                self.guarded(move |store| {
-                    Box::pin(async move {
-                        let Linked::Http { pre, .. } = &compiled.linked else { unreachable!("matched above") };
-                        let called = http::call(store, pre, request).await;
-                        Finish { ready: called.ready, answer: Box::new(move |guest| http::answer(called, guest, told)) }
-                    })
-                })
-            }
-            Linked::Reactor { .. } => {
-                self.guest.wasi = Some(Box::new(Wasi::reactor(&self.guest)));
-                let payload = invocation.payload.clone();
-                self.guarded(move |store| {
-                    Box::pin(async move {
-                        let Linked::Reactor { pre } = &compiled.linked else { unreachable!("matched above") };
-                        let called = reactor::call(store, pre, &payload).await;
-                        Finish { ready: called.ready, answer: Box::new(|guest| reactor::answer(called.result, guest)) }
-                    })
-                })
-            }
-            Linked::Command { .. } => {
-                let (wasi, output) = Wasi::command(&self.guest, invocation.payload.clone());
-                self.guest.wasi = Some(Box::new(wasi));
-                self.guarded(move |store| {
-                    Box::pin(async move {
-                        let Linked::Command { pre } = &compiled.linked else { unreachable!("matched above") };
-                        let (ready, result) = command::call(store, pre).await;
-                        Finish { ready, answer: Box::new(move |guest| command::answer(result, output, guest)) }
-                    })
-                })
-            }
+/// Starts the thread that lets go of what nobody uses. It ends with the executor.
+fn start_keeper(inner: &Arc<Inner>) -> std::io::Result<()> {
+    let inner = Arc::downgrade(inner);
+    std::thread::Builder::new().name("guest-keeper".to_owned()).stack_size(128 << 10).spawn(move || {
+        while let Some(inner) = inner.upgrade() {
+            inner.tidy();
+            drop(inner);
+            std::thread::sleep(TIDY);
         }
-    }
-
-    /// Runs `call` within the attempt's time, whatever it does.
-    fn guarded<F>(self, call: F) -> Work
-    where
-        F: for<'a> FnOnce(&'a mut Store<Guest>) -> BoxFuture<'a, Finish> + Send + 'static,
-    {
-        let Self { engine, guest, overran } = self;
-        let (began, deadline) = (guest.began, guest.deadline);
-        let seconds = guest.version.definition.timeout_seconds;
-        let (budget, ticked) = (guest.version.definition.budget.cpu(), overran.clone());
-        let mut store = guest.into_store(&engine);
-        store.set_epoch_deadline(QUICK_TICKS);
-        store.epoch_deadline_callback(move |_| {
-            ticked.store(true, Ordering::Relaxed);
-            Ok(if Instant::now() >= deadline { UpdateDeadline::Interrupt } else { UpdateDeadline::Yield(1) })
-        });
-        Box::pin(async move {
-            let running = AssertUnwindSafe(call(&mut store)).catch_unwind();
-            let mut running = Metered::new(running, budget, overran);
-            let finished = tokio::time::timeout_at(deadline.into(), &mut running).await;
-            let cpu = running.spent;
-            drop(running);
-            let times = Times { began, ready: Some(began), ended: Instant::now(), cpu };
-            match finished {
-                Ok(Some(Ok(finish))) => account(store, Times { ready: finish.ready, ..times }, finish.answer),
-                Ok(Some(Err(_))) => Attempt::failed(panicked()),
-                Ok(None) => account(store, times, |guest| Err(spent(guest))),
-                // It waited too long for something; its store goes with it, and is never entered again.
-                Err(_) => account(store, times, |_| Err(timeout(seconds))),
-            }
-        })
-    }
-}
-
-/// What a call's end means, asked once its guest is out of its store.
-type Meaning = Box<dyn FnOnce(&mut Guest) -> Result<Response, Failure> + Send>;
-
-/// How a call went, before its meaning is known.
-struct Finish {
-    ready: Option<Instant>,
-    answer: Meaning,
-}
-
-/// When a call began, had its instance and ended, and its time on a processor.
-struct Times {
-    began: Instant,
-    ready: Option<Instant>,
-    ended: Instant,
-    cpu: Duration,
-}
-
-/// The account of a call that is over.
-fn account(
-    store: Store<Guest>,
-    Times { began, ready, ended, cpu }: Times,
-    answer: impl FnOnce(&mut Guest) -> Result<Response, Failure>,
-) -> Attempt {
-    let ready = ready.unwrap_or(ended);
-    let max_fuel = store.data().version.definition.max_fuel;
-    let fuel_used = max_fuel.map(|max| max - store.get_fuel().unwrap_or(max).min(max));
-    let mut guest = store.into_data();
-    let result = answer(&mut guest);
-    let budget = guest.version.definition.budget.cpu();
-    let result = match &guest.breach {
-        Some(breach) => Err(over_budget(breach)),
-        None if budget.is_some_and(|budget| cpu > budget) => Err(spent(&guest)),
-        None => result,
-    };
-    Attempt {
-        load: Duration::ZERO,
-        instantiate: ready - began,
-        run: ended - ready,
-        cpu,
-        fuel_used,
-        memory_peak_bytes: guest.limits.memory_peak as u64,
-        effects: if result.is_ok() { std::mem::take(&mut guest.effects) } else { Effects::default() },
-        detail: guest.detail(),
-        result,
-    }
-}
-
-/// The guest computed for longer than its budget allows.
-fn spent(guest: &Guest) -> Failure {
-    let budget = guest.version.definition.budget.cpu_ms.unwrap_or_default();
-    over_budget(&format!("the guest used up its budget: {budget} ms on a processor"))
+    })?;
+    Ok(())
 }
 
 /// What an event is told whose module cannot be used.
@@ -490,6 +350,12 @@ impl Inner {
             .get_or_init(make)
             .as_ref()
             .map_err(|error| ModuleError::Unavailable(format!("no guests with max_fuel can be run: {error}")))
+    }
+
+    /// Lets go of instances and of compiled code that no version needs any more.
+    fn tidy(&self) {
+        self.shelf.tidy();
+        self.cache.tidy();
     }
 
     /// The files of the disk's cache whose code is in memory.
