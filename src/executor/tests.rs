@@ -4,6 +4,7 @@ mod accounts;
 mod compiled;
 pub(super) mod fakes;
 mod fences;
+mod hostile;
 mod limits;
 mod reuse;
 mod work;
