@@ -263,7 +263,7 @@ impl Dispatcher {
     ) -> Option<Result<Response, Failure>> {
         let version = running.version.clone().expect("the version is chosen before the attempt");
         let deadline = Instant::now() + version.timeout;
-        let Attempt { result, load, instantiate, run, memory_peak_bytes, effects, detail } = tokio::select! {
+        let Attempt { result, load, instantiate, run, cpu, fuel_used, memory_peak_bytes, effects, detail } = tokio::select! {
             biased;
             attempt = self.executor.attempt(&version, &running.invocation, deadline, progress) => attempt,
             () = self.cut.cancelled() => return None,
@@ -272,6 +272,8 @@ impl Dispatcher {
         running.load = load;
         running.instantiate = instantiate;
         running.run = run;
+        running.cpu = cpu;
+        running.fuel_used = fuel_used;
         running.memory_peak_bytes = memory_peak_bytes;
         running.detail = detail;
         if result.is_err() || effects.is_empty() {

@@ -369,9 +369,12 @@ pub fn read_modules(
     for function in functions {
         let name = &function.definition.name;
         let read = std::fs::read(&function.module).map_err(|error| error.to_string());
-        let inspected = read.and_then(|bytes| match executor.inspect(&bytes) {
-            Ok(inspection) => Ok((bytes, inspection)),
-            Err(error) => Err(error.to_string()),
+        let inspected = read.and_then(|bytes| {
+            let inspection = executor.inspect(&bytes).and_then(|inspection| {
+                inspection.suits(&function.definition)?;
+                Ok(inspection)
+            });
+            inspection.map(|inspection| (bytes, inspection)).map_err(|error| error.to_string())
         });
         match inspected {
             Ok((bytes, inspection)) => deploys.push(Deploy {

@@ -5,7 +5,9 @@
 //!
 //! [`WasmExecutor`] runs WebAssembly, [`native::NativeExecutor`] a closure in its place.
 
+mod account;
 mod cache;
+mod call;
 mod command;
 mod compiled;
 mod component;
@@ -20,6 +22,7 @@ mod inspect;
 mod logs;
 pub mod native;
 mod reactor;
+mod shelf;
 #[cfg(test)]
 mod tests;
 mod wasi;
@@ -35,7 +38,7 @@ use tokio::sync::watch;
 use trigger_core::{BoxFuture, Clock, Failure, InvocationContext, Jobs, Message, Progress, Response, Timers};
 
 use crate::databases::Databases;
-use crate::functions::{Digest, Version};
+use crate::functions::{Definition, Digest, Version};
 
 pub use cache::Counts;
 pub use disk::Cleaned;
@@ -81,7 +84,7 @@ pub trait ModuleSource: Send + Sync + 'static {
 }
 
 /// How a module is called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Abi {
     /// A component that exports `handle` of the world in `wit/`.
@@ -115,6 +118,16 @@ pub struct Inspection {
     pub imports: Vec<String>,
 }
 
+impl Inspection {
+    /// Whether the module can be what a definition says.
+    pub fn suits(&self, definition: &Definition) -> Result<(), ModuleError> {
+        match self.abi {
+            Abi::Command if definition.reuse.is_some() => Err(ModuleError::RunsOnce),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// A module cannot be used. The text names what is wrong and what would be right.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ModuleError {
@@ -144,6 +157,9 @@ pub enum ModuleError {
         /// The limit in bytes.
         limit: u64,
     },
+    /// Its instances cannot serve more than one attempt, which its definition asks for.
+    #[error("is a command, which runs once: take `reuse` out of the definition, or build it as a reactor or component")]
+    RunsOnce,
     /// The stored bytes are not those that were deployed.
     #[error("stored bytes do not have the digest {expected}")]
     Corrupt {
@@ -169,6 +185,10 @@ pub struct Attempt {
     pub instantiate: Duration,
     /// Running the guest.
     pub run: Duration,
+    /// Time on a processor: waiting is not in it.
+    pub cpu: Duration,
+    /// Fuel that was used, where it counts.
+    pub fuel_used: Option<u64>,
     /// The largest size of the guest's linear memories together, in bytes.
     pub memory_peak_bytes: u64,
     /// What it asked for, to be released if it counts as a success.
@@ -185,6 +205,8 @@ impl Attempt {
             load: Duration::ZERO,
             instantiate: Duration::ZERO,
             run: Duration::ZERO,
+            cpu: Duration::ZERO,
+            fuel_used: None,
             memory_peak_bytes: 0,
             effects: Effects::default(),
             detail: None,
@@ -222,7 +244,10 @@ pub struct Detail {
     /// Whether lines were left out because a limit was reached.
     #[serde(default)]
     pub logs_truncated: bool,
-    /// Host operations, in order.
+    /// All host operations, added up by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub host_calls: Vec<HostCalls>,
+    /// The first host operations, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub host_ops: Vec<HostOp>,
     /// Whether operations were left out because a limit was reached.
@@ -260,6 +285,22 @@ pub struct HostOp {
     pub error: Option<String>,
 }
 
+/// Host operations of one name, added up.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostCalls {
+    /// What, as in [`HostOp`].
+    pub op: std::borrow::Cow<'static, str>,
+    /// How many.
+    pub count: u64,
+    /// How many of them were not done.
+    #[serde(default)]
+    pub failed: u64,
+    /// How long they took together.
+    pub duration_micros: u64,
+    /// Bytes that went with them.
+    pub bytes: u64,
+}
+
 /// The most host operations kept of one attempt.
 pub const MAX_HOST_OPS: usize = 128;
 
@@ -270,18 +311,18 @@ pub struct ModuleSlot {
     pub digest: Digest,
     /// How it is called.
     pub abi: Abi,
-    /// Weak, so that the cache alone decides how long compiled code lives.
-    compiled: arc_swap::ArcSwapWeak<compiled::Compiled>,
+    /// Without and with code that counts its fuel. Weak, so that the cache alone decides how long compiled code lives.
+    compiled: [arc_swap::ArcSwapWeak<compiled::Compiled>; 2],
 }
 
 impl ModuleSlot {
     /// A module that nobody needed yet.
     pub fn new(digest: Digest, abi: Abi) -> Self {
-        Self { digest, abi, compiled: arc_swap::ArcSwapWeak::new(std::sync::Weak::new()) }
+        Self { digest, abi, compiled: Default::default() }
     }
 
-    fn compiled(&self) -> Option<Arc<compiled::Compiled>> {
-        self.compiled.load().upgrade()
+    fn compiled(&self, fuel: bool) -> &arc_swap::ArcSwapWeak<compiled::Compiled> {
+        &self.compiled[usize::from(fuel)]
     }
 }
 

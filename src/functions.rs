@@ -111,6 +111,16 @@ pub struct Definition {
     pub max_input_bytes: u64,
     /// The largest answer taken from the guest, in bytes.
     pub max_output_bytes: u64,
+    /// What the guest may compute in one attempt, in wasmtime's units of fuel: about one an instruction, and the same
+    /// on every machine. `None` leaves it uncounted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_fuel: Option<u64>,
+    /// What one attempt may use beside what the limits say.
+    #[serde(default, skip_serializing_if = "Budget::is_unlimited")]
+    pub budget: Budget,
+    /// Whether an instance serves more than one attempt; each has a fresh one where this is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reuse: Option<Reuse>,
     /// The most log lines kept of one attempt.
     pub max_log_lines: u32,
     /// The most bytes of log kept of one attempt.
@@ -135,6 +145,9 @@ impl Definition {
             concurrency: None,
             max_input_bytes: 8 << 20,
             max_output_bytes: 4 << 20,
+            max_fuel: None,
+            budget: Budget::default(),
+            reuse: None,
             max_log_lines: 256,
             max_log_bytes: 64 << 10,
         }
@@ -143,6 +156,11 @@ impl Definition {
     /// The wall time of one attempt.
     pub fn timeout(&self) -> Duration {
         Duration::from_secs_f64(self.timeout_seconds)
+    }
+
+    /// Whether the guest's code counts its fuel.
+    pub fn counts_fuel(&self) -> bool {
+        self.max_fuel.is_some()
     }
 
     /// The retry policy that these fields describe.
@@ -240,6 +258,62 @@ pub struct Allow {
     pub timers: Vec<String>,
     /// Databases of `engine.databases` that it may use; wildcards as in subscriptions.
     pub sql: Vec<String>,
+}
+
+/// The `budget` table of a definition: an attempt that uses more of something ends with `fuel`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Budget {
+    /// Time on a processor, in milliseconds: waiting does not count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 86_400_000))]
+    pub cpu_ms: Option<u64>,
+    /// Host operations, as a trace lists them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_000_000_000))]
+    pub host_calls: Option<u64>,
+    /// Bytes that go with host operations.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_000_000_000_000_u64))]
+    pub host_bytes: Option<u64>,
+}
+
+impl Budget {
+    /// Whether nothing is limited.
+    pub fn is_unlimited(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether calls of the host are limited.
+    pub fn counts_calls(&self) -> bool {
+        self.host_calls.is_some() || self.host_bytes.is_some()
+    }
+
+    /// The time on a processor.
+    pub fn cpu(&self) -> Option<Duration> {
+        self.cpu_ms.map(Duration::from_millis)
+    }
+}
+
+/// The `reuse` table of a definition: a guest finds its memory as its last attempt left it, if that one succeeded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Reuse {
+    /// Attempts that one instance serves. Default 1000.
+    #[schemars(range(min = 1, max = 1_000_000_000))]
+    pub max_uses: u32,
+    /// How old an instance may be when an attempt begins, in seconds. Default 60.
+    #[schemars(range(min = 0.001, max = 86_400.0))]
+    pub max_age_seconds: f64,
+    /// Instances that may wait for an attempt. Default 16.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub max_concurrent: u32,
+}
+
+impl Default for Reuse {
+    fn default() -> Self {
+        Self { max_uses: 1000, max_age_seconds: 60.0, max_concurrent: 16 }
+    }
 }
 
 /// An immutable pair of module and definition.

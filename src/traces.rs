@@ -120,6 +120,10 @@ pub struct Record {
     pub input_bytes: u64,
     /// Bytes of answer.
     pub output_bytes: u64,
+    /// Time on a processor, in nanoseconds.
+    pub cpu: u64,
+    /// Fuel that was used, where it counts.
+    pub fuel_used: Option<u64>,
     /// Peak of the guest's memory, in bytes.
     pub memory_peak_bytes: u64,
     /// What the caller calls the request.
@@ -188,6 +192,12 @@ pub struct TraceRow {
     pub input_bytes: u64,
     /// Bytes of answer.
     pub output_bytes: u64,
+    /// Time on a processor, in nanoseconds.
+    #[serde(default)]
+    pub cpu: u64,
+    /// Fuel that was used, where it counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fuel_used: Option<u64>,
     /// Peak of the guest's memory, in bytes.
     pub memory_peak_bytes: u64,
     /// What the caller calls the request.
@@ -224,6 +234,8 @@ impl From<&Record> for TraceRow {
             parent_span_id: (record.parent_span != 0).then(|| format!("{:016x}", record.parent_span)),
             input_bytes: record.input_bytes,
             output_bytes: record.output_bytes,
+            cpu: record.cpu,
+            fuel_used: record.fuel_used,
             memory_peak_bytes: record.memory_peak_bytes,
             request_id: record.request_id.clone(),
             caller: record.caller.clone(),

@@ -93,6 +93,8 @@ fn attempt(row: &TraceRow) {
         size(row.output_bytes),
         size(row.memory_peak_bytes)
     ));
+    let fuel = row.fuel_used.map(|fuel| format!(" · fuel {fuel}")).unwrap_or_default();
+    line(format!("  used     processor {}{fuel}", duration(row.cpu)));
     if let Some(failure) = &row.failure {
         let fate = if failure.retryable { "" } else { " (permanent)" };
         line(format!("  failure  {}{fate}: {}", failure.code, failure.message));
@@ -107,6 +109,12 @@ fn attempt(row: &TraceRow) {
 
 /// What a guest asked for and said, a line each.
 pub(super) fn detail_lines(detail: &Detail) -> Vec<String> {
+    // Where every one is listed, what they add up to says nothing new.
+    let sums = detail.host_calls.iter().filter(|_| detail.host_ops_truncated).map(|calls| {
+        let (bytes, took) = (size(calls.bytes), duration(calls.duration_micros * 1_000));
+        let failed = if calls.failed > 0 { format!(" · {} failed", calls.failed) } else { String::new() };
+        format!("  host     {} × {} · {bytes} · {took}{failed}", calls.op, calls.count)
+    });
     let ops = detail.host_ops.iter().map(|op| {
         let result = op.error.as_deref().unwrap_or("ok");
         let (bytes, took) = (size(op.bytes), duration(op.duration_micros * 1_000));
@@ -117,5 +125,8 @@ pub(super) fn detail_lines(detail: &Detail) -> Vec<String> {
         .iter()
         .map(|log| format!("  log      {:>9} {:<5} {}", duration(log.at_micros * 1_000), log.level, log.message));
     let cut = detail.logs_truncated || detail.host_ops_truncated;
-    ops.chain(logs).chain(cut.then(|| "  (some lines were left out: a limit was reached)".to_owned())).collect()
+    sums.chain(ops)
+        .chain(logs)
+        .chain(cut.then(|| "  (some lines were left out: a limit was reached)".to_owned()))
+        .collect()
 }

@@ -10,7 +10,7 @@ use trigger_core::{FailureCode, Step, subject};
 use super::triggers::Triggers;
 use super::validate::{Found, Validator, below};
 use super::{Document, EngineConfig, FunctionConfig, names, words};
-use crate::functions::{Allow, Definition, Retry};
+use crate::functions::{Allow, Budget, Definition, Retry, Reuse};
 use crate::kinds::{Kinds, inline_schema};
 
 /// The most functions of one manifest.
@@ -69,6 +69,17 @@ struct FunctionSection {
     /// The largest answer that is taken from the guest.
     #[schemars(range(min = 0, max = 268_435_456))]
     max_output_bytes: u64,
+    /// What the guest may compute in one attempt, in units of fuel: about one an instruction, the same on every machine.
+    /// Code that counts is slower; it does not count where this is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000_000_000_000_u64))]
+    max_fuel: Option<u64>,
+    /// What one attempt may use beside what the limits say.
+    budget: Budget,
+    /// Whether an instance serves more than one attempt, and finds its memory as the last one left it; each attempt has a
+    /// fresh instance where this is left out. Not for commands.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reuse: Option<Reuse>,
     /// Log lines kept of one attempt.
     #[schemars(range(min = 0, max = 100_000))]
     max_log_lines: u32,
@@ -94,6 +105,9 @@ impl Default for FunctionSection {
             concurrency: definition.concurrency,
             max_input_bytes: definition.max_input_bytes,
             max_output_bytes: definition.max_output_bytes,
+            max_fuel: definition.max_fuel,
+            budget: definition.budget,
+            reuse: definition.reuse,
             max_log_lines: definition.max_log_lines,
             max_log_bytes: definition.max_log_bytes,
         }
@@ -117,6 +131,9 @@ impl FunctionSection {
             concurrency: self.concurrency,
             max_input_bytes: self.max_input_bytes,
             max_output_bytes: self.max_output_bytes,
+            max_fuel: self.max_fuel,
+            budget: self.budget,
+            reuse: self.reuse,
             max_log_lines: self.max_log_lines,
             max_log_bytes: self.max_log_bytes,
         }

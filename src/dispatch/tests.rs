@@ -118,6 +118,8 @@ fn native_attempt(result: Result<Response, Failure>) -> Attempt {
         load: Duration::ZERO,
         instantiate: Duration::ZERO,
         run: Duration::from_micros(1),
+        cpu: Duration::ZERO,
+        fuel_used: None,
         memory_peak_bytes: 0,
         effects: Effects::default(),
         detail: None,

@@ -1,14 +1,14 @@
 //! Compiled code in memory: by digest, compiled once however many ask, bounded in number and in bytes.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::ModuleError;
 use super::compiled::Compiled;
+use super::{Abi, ModuleError};
 use crate::functions::Digest;
 
 /// How often compiled code was there, or had to be made.
@@ -22,6 +22,15 @@ pub struct Counts {
     pub compiles: u64,
 }
 
+/// What compiled code is of, and what it is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    pub(super) digest: Digest,
+    pub(super) abi: Abi,
+    /// Whether it counts its fuel.
+    pub(super) fuel: bool,
+}
+
 type Made = Result<Arc<Compiled>, ModuleError>;
 
 /// One module, made or being made.
@@ -30,9 +39,9 @@ enum Entry {
     Made(Arc<Compiled>),
 }
 
-/// Compiled code by the digest of its module.
+/// Compiled code by its module.
 pub(super) struct Cache {
-    entries: Mutex<HashMap<Digest, Entry>>,
+    entries: Mutex<HashMap<Key, Entry>>,
     max_entries: usize,
     max_bytes: usize,
     /// Ticks with every entry that is added; uses are told apart by it.
@@ -63,8 +72,8 @@ impl Cache {
         }
     }
 
-    /// The modules that are here.
-    pub(super) fn digests(&self) -> HashSet<Digest> {
+    /// What is here or on its way.
+    pub(super) fn keys(&self) -> Vec<Key> {
         self.entries.lock().keys().copied().collect()
     }
 
@@ -76,13 +85,13 @@ impl Cache {
 
     /// The compiled form of a module; `make` is started when nobody else is at it. It runs to its end also when all
     /// who asked have gone.
-    pub(super) async fn get<F>(self: &Arc<Self>, digest: Digest, make: impl FnOnce() -> F) -> Made
+    pub(super) async fn get<F>(self: &Arc<Self>, key: Key, make: impl FnOnce() -> F) -> Made
     where
         F: Future<Output = Made> + Send + 'static,
     {
         let mut made = {
             let mut entries = self.entries.lock();
-            match entries.get(&digest) {
+            match entries.get(&key) {
                 Some(Entry::Made(compiled)) => {
                     compiled.touch(self.clock.load(Ordering::Relaxed));
                     return Ok(compiled.clone());
@@ -94,11 +103,11 @@ impl Cache {
                 None => {
                     self.misses.fetch_add(1, Ordering::Relaxed);
                     let (sender, receiver) = watch::channel(None);
-                    entries.insert(digest, Entry::Making(receiver.clone()));
+                    entries.insert(key, Entry::Making(receiver.clone()));
                     let (cache, making) = (self.clone(), make());
                     #[expect(clippy::disallowed_methods, reason = "whoever asked waits for it, and it ends by itself")]
                     tokio::spawn(async move {
-                        let mut ended = Ended { cache, digest, result: None };
+                        let mut ended = Ended { cache, key, result: None };
                         ended.result = Some(making.await);
                         let result = ended.result.clone();
                         drop(ended);
@@ -115,32 +124,45 @@ impl Cache {
     }
 
     /// Ends the making of an entry. Failures are forgotten: the next who asks tries again.
-    fn made(&self, digest: Digest, result: Option<&Made>) {
+    fn made(&self, key: Key, result: Option<&Made>) {
         let mut entries = self.entries.lock();
         let Some(Ok(compiled)) = result else {
-            entries.remove(&digest);
+            entries.remove(&key);
             return;
         };
         // Whatever is used from now on is newer than this.
         compiled.touch(self.clock.fetch_add(1, Ordering::Relaxed));
-        entries.insert(digest, Entry::Made(compiled.clone()));
-        self.evict(&mut entries, digest);
+        entries.insert(key, Entry::Made(compiled.clone()));
+        self.evict(&mut entries, key);
+    }
+
+    /// Lets go of what no version needs any more: a newer one has taken its place.
+    pub(super) fn tidy(&self) {
+        let mut unused = Vec::new();
+        // Dropped outside of the lock: it is machine code to be unmapped.
+        self.entries.lock().retain(|_, entry| match entry {
+            Entry::Made(compiled) if !compiled.is_used() => {
+                unused.push(compiled.clone());
+                false
+            }
+            _ => true,
+        });
     }
 
     /// Lets go of what was used longest ago until the bounds hold; the newest always stays.
-    fn evict(&self, entries: &mut HashMap<Digest, Entry>, newest: Digest) {
+    fn evict(&self, entries: &mut HashMap<Key, Entry>, newest: Key) {
         loop {
-            let made = entries.iter().filter_map(|(digest, entry)| match entry {
-                Entry::Made(compiled) => Some((*digest, compiled)),
+            let made = entries.iter().filter_map(|(key, entry)| match entry {
+                Entry::Made(compiled) => Some((*key, compiled)),
                 Entry::Making(_) => None,
             });
-            let (mut count, mut bytes, mut oldest) = (0, 0usize, None::<(u64, Digest)>);
-            for (digest, compiled) in made {
+            let (mut count, mut bytes, mut oldest) = (0, 0usize, None::<(u64, Key)>);
+            for (key, compiled) in made {
                 count += 1;
                 bytes = bytes.saturating_add(compiled.bytes);
                 let used = compiled.last_used.load(Ordering::Relaxed);
-                if digest != newest && oldest.is_none_or(|(earliest, _)| used < earliest) {
-                    oldest = Some((used, digest));
+                if key != newest && oldest.is_none_or(|(earliest, _)| used < earliest) {
+                    oldest = Some((used, key));
                 }
             }
             let Some((_, oldest)) = oldest.filter(|_| count > self.max_entries || bytes > self.max_bytes) else {
@@ -154,12 +176,12 @@ impl Cache {
 /// Ends a making also when it panics.
 struct Ended {
     cache: Arc<Cache>,
-    digest: Digest,
+    key: Key,
     result: Option<Made>,
 }
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        self.cache.made(self.digest, self.result.as_ref());
+        self.cache.made(self.key, self.result.as_ref());
     }
 }

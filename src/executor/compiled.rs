@@ -1,14 +1,16 @@
 //! A module as machine code, linked and ready to be instantiated.
 
+use std::sync::Weak;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::Mutex;
 use wasmtime::component::{Component, ComponentExportIndex, HasSelf, InstancePre};
 use wasmtime::{Engine, Module};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
 use super::guest::Guest;
 use super::host::bindings::Function;
-use super::{Abi, ModuleError, command, component, inspect, reactor, wasi};
+use super::{Abi, ModuleError, ModuleSlot, command, component, inspect, reactor, wasi};
 
 /// Interfaces whose host asks others than the invocation: who imports one is given services, and may wait for them.
 const SERVED: &[&str] = &["tripline:function/jobs@", "tripline:function/timers@", "tripline:function/sql@"];
@@ -63,6 +65,13 @@ impl Code {
         }
     }
 
+    fn engine(&self) -> &Engine {
+        match self {
+            Code::Component(component) => component.engine(),
+            Code::Core(module) => module.engine(),
+        }
+    }
+
     fn image_bytes(&self) -> usize {
         let range = match self {
             Code::Component(component) => component.image_range(),
@@ -75,10 +84,14 @@ impl Code {
 /// Linked code.
 pub(super) struct Compiled {
     pub(super) linked: Linked,
+    /// The engine that it was compiled for.
+    pub(super) engine: Engine,
     /// Size of the machine code's image.
     pub(super) bytes: usize,
     /// When it was last used, on the cache's own clock.
     pub(super) last_used: AtomicU64,
+    /// The modules of versions that it was made or found for: one, but for moments.
+    users: Mutex<Vec<Weak<ModuleSlot>>>,
 }
 
 /// What is instantiated.
@@ -140,7 +153,27 @@ impl Compiled {
             _ => return Err(ModuleError::Compile(format!("it is not called as a {}", abi.as_str()))),
         };
         let linked = linked.map_err(|error| ModuleError::Compile(format!("{error:#}")))?;
-        Ok(Self { linked, bytes: code.image_bytes(), last_used: AtomicU64::new(0) })
+        Ok(Self {
+            linked,
+            engine: code.engine().clone(),
+            bytes: code.image_bytes(),
+            last_used: AtomicU64::new(0),
+            users: Mutex::default(),
+        })
+    }
+
+    /// Notes whose code it is.
+    pub(super) fn used_by(&self, user: &Weak<ModuleSlot>) {
+        let mut users = self.users.lock();
+        if !users.iter().any(|known| known.ptr_eq(user)) {
+            users.retain(|known| known.strong_count() > 0);
+            users.push(user.clone());
+        }
+    }
+
+    /// Whether a version with its module is alive.
+    pub(super) fn is_used(&self) -> bool {
+        self.users.lock().iter().any(|user| user.strong_count() > 0)
     }
 
     pub(super) fn touch(&self, now: u64) {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use trigger_core::{Failure, FailureCode, InvocationContext, Kind, Response};
 use wasmtime::Store;
-use wasmtime::component::{Component, ComponentExportIndex, ComponentType, InstancePre, Lower, types};
+use wasmtime::component::{Component, ComponentExportIndex, ComponentType, Instance, InstancePre, Lower, types};
 
 use super::failure::{bounded, classify};
 use super::guest::Guest;
@@ -67,48 +67,60 @@ pub(super) fn check(component: &Component) -> wasmtime::Result<()> {
 /// How a call went, and when its instance was ready.
 pub(super) struct Called {
     pub(super) ready: Option<Instant>,
+    /// The instance, if there was one.
+    pub(super) instance: Option<Instance>,
     pub(super) result: wasmtime::Result<Returned>,
 }
 
-/// Calls the guest on this thread, without a fiber.
+/// Calls the guest on this thread, without a fiber: in `instance`, or in one that is made now.
 pub(super) fn call(
     store: &mut Store<Guest>,
     pre: &InstancePre<Guest>,
     handle: &ComponentExportIndex,
+    instance: Option<Instance>,
     invocation: &InvocationContext,
 ) -> Called {
     let mut id = uuid::Uuid::encode_buffer();
     let id = &*invocation.invocation_id.hyphenated().encode_lower(&mut id);
-    let instance = match pre.instantiate(&mut *store) {
+    let made = match instance {
+        Some(instance) => Ok(instance),
+        None => pre.instantiate(&mut *store),
+    };
+    let instance = match made {
         Ok(instance) => instance,
-        Err(error) => return Called { ready: None, result: Err(error) },
+        Err(error) => return Called { ready: None, instance: None, result: Err(error) },
     };
     let ready = Some(Instant::now());
     let result = instance
         .get_typed_func::<(Context<'_>, &[u8]), (Returned,)>(&mut *store, handle)
         .and_then(|handle| handle.call(store, (Context::new(invocation, id), &invocation.payload)));
-    Called { ready, result: result.map(|(returned,)| returned) }
+    Called { ready, instance: Some(instance), result: result.map(|(returned,)| returned) }
 }
 
-/// Calls the guest on a fiber, where it may wait and be interrupted.
+/// Calls the guest on a fiber, in `instance` or in one that is made now, where it may wait and be interrupted.
 pub(super) async fn call_async(
     store: &mut Store<Guest>,
     pre: &InstancePre<Guest>,
     handle: &ComponentExportIndex,
+    instance: Option<Instance>,
     invocation: &InvocationContext,
 ) -> Called {
     let mut id = uuid::Uuid::encode_buffer();
     let id = &*invocation.invocation_id.hyphenated().encode_lower(&mut id);
-    let instance = match pre.instantiate_async(&mut *store).await {
+    let made = match instance {
+        Some(instance) => Ok(instance),
+        None => pre.instantiate_async(&mut *store).await,
+    };
+    let instance = match made {
         Ok(instance) => instance,
-        Err(error) => return Called { ready: None, result: Err(error) },
+        Err(error) => return Called { ready: None, instance: None, result: Err(error) },
     };
     let ready = Some(Instant::now());
     let result = match instance.get_typed_func::<(Context<'_>, &[u8]), (Returned,)>(&mut *store, handle) {
         Ok(handle) => handle.call_async(store, (Context::new(invocation, id), &invocation.payload)).await,
         Err(error) => Err(error),
     };
-    Called { ready, result: result.map(|(returned,)| returned) }
+    Called { ready, instance: Some(instance), result: result.map(|(returned,)| returned) }
 }
 
 /// What the guest's answer means.

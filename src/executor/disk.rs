@@ -34,12 +34,13 @@ impl DiskCache {
         let mut hasher = std::hash::DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
         let directory = root.join(format!("{:016x}", hasher.finish()));
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
+        self::directory(&directory)?;
         let key = hmac::Key::new(hmac::HMAC_SHA256, &secret(&root.join("key"))?);
         Ok(Self { root: root.to_owned(), directory, key })
     }
 
-    fn path(&self, digest: Digest, abi: Abi) -> PathBuf {
+    /// Where the code of a module is, if it is.
+    pub(super) fn path(&self, digest: Digest, abi: Abi) -> PathBuf {
         self.directory.join(format!("{}.{}", hex(digest), abi.as_str()))
     }
 
@@ -78,9 +79,8 @@ impl DiskCache {
         &self,
         keep: Duration,
         max_bytes: u64,
-        in_memory: &HashSet<Digest>,
+        in_memory: &HashSet<PathBuf>,
     ) -> std::io::Result<Cleaned> {
-        let names: HashSet<String> = in_memory.iter().map(|digest| hex(*digest)).collect();
         let (mut files, mut cleaned) = (Vec::new(), Cleaned::default());
         for build in std::fs::read_dir(&self.root)? {
             let build = build?.path();
@@ -90,9 +90,7 @@ impl DiskCache {
             }
             for file in std::fs::read_dir(&build)? {
                 let path = file?.path();
-                let ours = build == self.directory
-                    && path.file_stem().is_some_and(|stem| names.contains(&*stem.to_string_lossy()));
-                if ours {
+                if in_memory.contains(&path) {
                     touch(&path);
                 }
                 // One that another engine removes meanwhile is gone.
@@ -131,6 +129,8 @@ impl DiskCache {
             let mut mac = hmac::Context::with_key(&self.key);
             mac.update(&head);
             mac.update(&code);
+            // A clean-up that found nothing in it removed it, if it was another engine's.
+            directory(&self.directory)?;
             write_whole(&path, &[mac.sign().as_ref(), &head, &code])
         });
         if let Err(error) = saved {
@@ -146,6 +146,10 @@ pub struct Cleaned {
     pub files: u64,
     /// Their bytes together.
     pub bytes: u64,
+}
+
+fn directory(path: &Path) -> std::io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 fn hex(digest: Digest) -> String {

@@ -30,19 +30,30 @@ impl Allocation {
     }
 }
 
-/// The best engine that this machine can have.
-pub(super) fn engine(settings: &ExecutorConfig) -> wasmtime::Result<(Engine, Allocation)> {
+/// The most instances of core modules, tables and memories that one attempt may have. The pool has as many for each
+/// attempt, so that none can take another's.
+pub(super) const MAX_INSTANCES: u32 = 32;
+pub(super) const MAX_TABLES: u32 = 8;
+pub(super) const MAX_MEMORIES: u32 = 2;
+
+/// Elements of all tables together that one attempt may have.
+pub(super) const MAX_TABLE_ELEMENTS: usize = 100_000;
+
+/// The best engine that this machine can have. Code that counts its fuel is slower, so there is an engine without and,
+/// once somebody needs it, one with.
+pub(super) fn engine(settings: &ExecutorConfig, fuel: bool) -> wasmtime::Result<(Engine, Allocation)> {
     for allocation in [Allocation::PoolWithScan, Allocation::Pool] {
-        if let Ok(engine) = Engine::new(&config(settings, allocation)) {
+        if let Ok(engine) = Engine::new(&config(settings, allocation, fuel)) {
             return Ok((engine, allocation));
         }
     }
-    Ok((Engine::new(&config(settings, Allocation::OnDemand))?, Allocation::OnDemand))
+    Ok((Engine::new(&config(settings, Allocation::OnDemand, fuel))?, Allocation::OnDemand))
 }
 
-fn config(settings: &ExecutorConfig, allocation: Allocation) -> Config {
+fn config(settings: &ExecutorConfig, allocation: Allocation, fuel: bool) -> Config {
     let mut config = Config::new();
     config.epoch_interruption(true);
+    config.consume_fuel(fuel);
     // Source positions would need debug information of hostile modules to be parsed.
     config.wasm_backtrace_details(WasmBacktraceDetails::Disable);
     config.wasm_backtrace_max_frames(std::num::NonZero::new(16));
@@ -60,9 +71,15 @@ fn pool(settings: &ExecutorConfig, scan: bool) -> PoolingAllocationConfig {
     let instances = settings.max_instances.saturating_add(settings.max_instances / 8).saturating_add(8);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(instances)
-        .total_core_instances(instances.saturating_mul(4))
-        .total_memories(instances.saturating_mul(2))
-        .total_tables(instances.saturating_mul(4))
+        .total_core_instances(instances.saturating_mul(MAX_INSTANCES))
+        .max_core_instances_per_component(MAX_INSTANCES)
+        .total_memories(instances.saturating_mul(MAX_MEMORIES))
+        .max_memories_per_component(MAX_MEMORIES)
+        .max_memories_per_module(MAX_MEMORIES)
+        .total_tables(instances.saturating_mul(MAX_TABLES))
+        .table_elements(MAX_TABLE_ELEMENTS)
+        .max_tables_per_component(MAX_TABLES)
+        .max_tables_per_module(MAX_TABLES)
         .total_stacks(instances)
         .max_memory_size((settings.max_memory_mb as usize) << 20)
         .pagemap_scan(if scan { Enabled::Yes } else { Enabled::No })

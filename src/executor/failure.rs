@@ -16,12 +16,15 @@ const MAX_FRAMES: usize = 8;
 
 /// What an error of a call or an instantiation means.
 pub(super) fn classify(error: &wasmtime::Error, guest: &Guest) -> Failure {
+    if let Some(breach) = &guest.breach {
+        return over_budget(breach);
+    }
     if let Some(refused) = &guest.limits.refused {
         return Failure::new(FailureCode::Memory, refused.clone());
     }
     match error.downcast_ref::<Trap>() {
         Some(Trap::Interrupt) => return timeout(guest.version.definition.timeout_seconds),
-        Some(Trap::OutOfFuel) => return Failure::new(FailureCode::Fuel, "the guest used up its fuel"),
+        Some(Trap::OutOfFuel) => return out_of_fuel(guest),
         Some(trap) => {
             let mut message = trap.to_string();
             write_frames(&mut message, error);
@@ -30,7 +33,7 @@ pub(super) fn classify(error: &wasmtime::Error, guest: &Guest) -> Failure {
         None => {}
     }
     if error.is::<PoolConcurrencyLimitError>() {
-        return Failure::new(FailureCode::HostError, "no instance is free: raise max_concurrency");
+        return no_room();
     }
     let text = error.root_cause().to_string();
     if text.contains("fuel allocated for hostcalls") {
@@ -41,6 +44,21 @@ pub(super) fn classify(error: &wasmtime::Error, guest: &Guest) -> Failure {
     let mut message = text;
     write_frames(&mut message, error);
     Failure::new(FailureCode::Trap, bounded(&message))
+}
+
+fn out_of_fuel(guest: &Guest) -> Failure {
+    let fuel = guest.version.definition.max_fuel.unwrap_or_default();
+    Failure::new(FailureCode::Fuel, format!("the guest used up its fuel, {fuel} units (max_fuel)"))
+}
+
+/// The attempt used more than its definition's `budget` allows.
+pub(super) fn over_budget(breach: &str) -> Failure {
+    Failure::new(FailureCode::Fuel, breach.to_owned())
+}
+
+/// The pool has no instance left.
+pub(super) fn no_room() -> Failure {
+    Failure::new(FailureCode::HostError, "no instance is free: raise max_concurrency")
 }
 
 /// The attempt reached its deadline.

@@ -8,12 +8,13 @@ use tokio::sync::watch;
 use trigger_core::{HttpParts, InvocationContext, Progress};
 use uuid::Uuid;
 use wasmtime::component::ResourceTable;
-use wasmtime::{Engine, ResourceLimiter, Store};
+use wasmtime::{CallHook, Engine, ResourceLimiter, Store};
 
+use super::engine::{MAX_INSTANCES, MAX_MEMORIES, MAX_TABLE_ELEMENTS, MAX_TABLES};
 use super::logs::Logs;
 use super::wasi::Wasi;
 use super::wasm::Bounds;
-use super::{Detail, Effects, HostOp, MAX_HOST_OPS, Services};
+use super::{Detail, Effects, HostCalls, HostOp, MAX_HOST_OPS, Services};
 use crate::functions::Version;
 
 scoped_tls::scoped_thread_local!(
@@ -37,8 +38,11 @@ pub(super) struct Guest {
     pub(super) deadline: Instant,
     pub(super) limits: Limits,
     pub(super) logs: Logs,
+    pub(super) host_calls: Vec<HostCalls>,
     pub(super) host_ops: Vec<HostOp>,
     pub(super) host_ops_truncated: bool,
+    /// What it used more of than its budget allows.
+    pub(super) breach: Option<String>,
     pub(super) effects: Effects,
     pub(super) effect_bytes: usize,
     /// For modules that import what others serve.
@@ -84,8 +88,10 @@ impl Guest {
             bounds,
             began,
             deadline,
+            host_calls: Vec::new(),
             host_ops: Vec::new(),
             host_ops_truncated: false,
+            breach: None,
             effects: Effects::default(),
             effect_bytes: 0,
             served: None,
@@ -96,11 +102,38 @@ impl Guest {
 
     /// A store for this guest, with every limit but the clock's in place.
     pub(super) fn into_store(self, engine: &Engine) -> Store<Guest> {
-        let handover = self.handover_limit();
         let mut store = Store::new(engine, self);
         store.limiter(|guest| &mut guest.limits);
-        store.set_hostcall_fuel(handover);
+        refill(&mut store);
+        if store.data().version.definition.budget.counts_calls() {
+            // Who is over its budget does not come back from the host.
+            store.call_hook(|store, hook| match (hook, &store.data().breach) {
+                (CallHook::ReturningFromHost, Some(breach)) => Err(wasmtime::Error::msg(breach.clone())),
+                _ => Ok(()),
+            });
+        }
         store
+    }
+
+    /// Takes the place of the guest that a store served before. Of that one nothing stays but what its instance has: its
+    /// memory and tables, which still count, and WASI's standard streams, which now speak for this guest.
+    pub(super) fn take_over(mut self, store: &mut Store<Guest>) {
+        let before = store.data_mut();
+        self.limits.inherit(&before.limits);
+        self.wasi = before.wasi.take();
+        if let Some(wasi) = &mut self.wasi {
+            wasi.serve(&self.version.definition, self.began);
+        }
+        *before = self;
+        refill(store);
+    }
+
+    /// Forgets what it worked on. `false` where something that it opened still is.
+    pub(super) fn leave(&mut self) -> bool {
+        self.invocation = None;
+        self.http = None;
+        self.served = None;
+        self.wasi.as_deref_mut().is_none_or(Wasi::has_finished)
     }
 
     /// The most bytes that the guest may hand to the host in one go: its answer, or what it publishes.
@@ -119,6 +152,7 @@ impl Guest {
 
     /// Notes that the guest asked the host for something.
     pub(super) fn note(&mut self, op: HostOp) {
+        self.count(&op);
         if self.host_ops.len() < MAX_HOST_OPS {
             self.host_ops.push(op);
         } else {
@@ -130,8 +164,8 @@ impl Guest {
     pub(super) fn detail(&mut self) -> Option<Box<Detail>> {
         let began = self.began;
         let mut logs = std::mem::replace(&mut self.logs, Logs::new(&self.version.definition, began));
-        if let Some(said) = self.wasi.take().and_then(|wasi| wasi.into_logs()) {
-            logs.merge(said);
+        if let Some(wasi) = &mut self.wasi {
+            logs.merge(wasi.take_logs(&self.version.definition));
         }
         let (logs, logs_truncated) = logs.into_lines();
         if logs.is_empty() && !logs_truncated && self.host_ops.is_empty() {
@@ -140,17 +174,24 @@ impl Guest {
         Some(Box::new(Detail {
             logs,
             logs_truncated,
+            host_calls: std::mem::take(&mut self.host_calls),
             host_ops: std::mem::take(&mut self.host_ops),
             host_ops_truncated: self.host_ops_truncated,
         }))
     }
 }
 
+/// Gives a store what its guest may use in one attempt.
+fn refill(store: &mut Store<Guest>) {
+    let handover = store.data().handover_limit();
+    store.set_hostcall_fuel(handover);
+    if let Some(fuel) = store.data().version.definition.max_fuel {
+        store.set_fuel(fuel).expect("versions with a limit of fuel run on the engine that counts it");
+    }
+}
+
 /// Names, numbers and records that go with what is handed over.
 const HANDOVER_SLACK: usize = 64 << 10;
-
-/// Elements of all tables together that one attempt may have.
-const MAX_TABLE_ELEMENTS: usize = 100_000;
 
 /// What one attempt may have of this machine, counted over everything that it instantiates.
 #[derive(Debug)]
@@ -170,6 +211,13 @@ impl Limits {
         Self { memory_limit, memory: 0, table_elements: 0, memory_peak: 0, refused: None }
     }
 
+    /// Counts what an instance has already that served before.
+    fn inherit(&mut self, before: &Limits) {
+        self.memory = before.memory;
+        self.memory_peak = before.memory;
+        self.table_elements = before.table_elements;
+    }
+
     fn refuse(&mut self, why: impl FnOnce() -> String) -> bool {
         self.refused.get_or_insert_with(why);
         false
@@ -186,6 +234,18 @@ impl ResourceLimiter for Limits {
         self.memory = total;
         self.memory_peak = self.memory_peak.max(total);
         Ok(true)
+    }
+
+    fn instances(&self) -> usize {
+        MAX_INSTANCES as usize
+    }
+
+    fn tables(&self) -> usize {
+        MAX_TABLES as usize
+    }
+
+    fn memories(&self) -> usize {
+        MAX_MEMORIES as usize
     }
 
     fn table_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {

@@ -1,5 +1,6 @@
 //! `wasi:http` components: an HTTP event as the request that it was, any other as a CloudEvents POST.
 
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -8,9 +9,11 @@ use http::{HeaderMap, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use trigger_core::{Custody, Failure, FailureCode, Headers, HttpParts, InvocationContext, Kind, Response};
 use wasmtime::Store;
-use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime::component::Resource;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
+use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+use wasmtime_wasi_http::p2::types::{HostIncomingRequest, HostResponseOutparam};
 use wasmtime_wasi_http::{Error, WasiHttpView as _};
 
 use super::component::too_large;
@@ -88,6 +91,8 @@ type Taken = Result<(http::response::Parts, Result<Bytes, Body>), ErrorCode>;
 /// How a call went, and when its instance was ready.
 pub(super) struct Called {
     pub(super) ready: Option<Instant>,
+    /// The instance, if there was one.
+    pub(super) instance: Option<Proxy>,
     pub(super) result: wasmtime::Result<()>,
     /// What the guest answered, if it did.
     answered: Option<Taken>,
@@ -99,8 +104,13 @@ enum Body {
     Broken(String),
 }
 
-/// Hands the request to the guest, and takes its answer while it runs: a body is taken as it is written.
-pub(super) async fn call(store: &mut Store<Guest>, pre: &ProxyPre<Guest>, request: Request<Full<Bytes>>) -> Called {
+/// Hands the request to the guest, in `proxy` or in an instance that is made now, and takes its answer while it runs: a body is taken as it is written.
+pub(super) async fn call(
+    store: &mut Store<Guest>,
+    pre: &ProxyPre<Guest>,
+    proxy: Option<Proxy>,
+    request: Request<Full<Bytes>>,
+) -> Called {
     let limit = usize::try_from(store.data().version.definition.max_output_bytes).unwrap_or(usize::MAX);
     let (sender, receiver) = tokio::sync::oneshot::channel();
     let request = request.map(|body| body.map_err(|never| -> Error { match never {} }));
@@ -111,21 +121,62 @@ pub(super) async fn call(store: &mut Store<Guest>, pre: &ProxyPre<Guest>, reques
         .and_then(|request| Ok((request, store.data_mut().http().new_response_outparam(sender)?)));
     let (request, outparam) = match resources {
         Ok(resources) => resources,
-        Err(error) => return Called { ready: None, result: Err(error), answered: None },
+        Err(error) => return Called { ready: None, instance: None, result: Err(error), answered: None },
     };
-    let proxy = match pre.instantiate_async(&mut *store).await {
+    let made = match proxy {
+        Some(proxy) => Ok(proxy),
+        None => pre.instantiate_async(&mut *store).await,
+    };
+    let proxy = match made {
         Ok(proxy) => proxy,
-        Err(error) => return Called { ready: None, result: Err(error), answered: None },
+        Err(error) => return Called { ready: None, instance: None, result: Err(error), answered: None },
     };
     let ready = Some(Instant::now());
-    let handler = proxy.wasi_http_incoming_handler();
-    let running = handler.call_handle(&mut *store, request, outparam);
-    let (result, answered) = tokio::join!(running, take(receiver, limit));
-    Called { ready, result, answered }
+    let (result, answered) = converse(store, &proxy, request, outparam, receiver, limit).await;
+    Called { ready, instance: Some(proxy), result, answered }
 }
 
-async fn take(receiver: tokio::sync::oneshot::Receiver<Answered>, limit: usize) -> Option<Taken> {
-    let response = match receiver.await.ok()? {
+/// Runs the handler, and takes its answer meanwhile.
+async fn converse(
+    store: &mut Store<Guest>,
+    proxy: &Proxy,
+    request: Resource<HostIncomingRequest>,
+    outparam: Resource<HostResponseOutparam>,
+    mut receiver: tokio::sync::oneshot::Receiver<Answered>,
+    limit: usize,
+) -> (wasmtime::Result<()>, Option<Taken>) {
+    let handler = proxy.wasi_http_incoming_handler();
+    let mut running = pin!(handler.call_handle(&mut *store, request, outparam));
+    let mut ended = None;
+    // A guest that has ended says nothing more, though what it could have said it with is still there in its store.
+    let answer = tokio::select! {
+        biased;
+        result = &mut running => {
+            ended = Some(result);
+            receiver.try_recv().ok()
+        }
+        answer = &mut receiver => answer.ok(),
+    };
+    let mut taking = pin!(take(answer, limit));
+    let answered = loop {
+        if let Some(Err(_)) = ended {
+            break None;
+        }
+        tokio::select! {
+            biased;
+            result = &mut running, if ended.is_none() => ended = Some(result),
+            answered = &mut taking => break answered,
+        }
+    };
+    let result = match ended {
+        Some(result) => result,
+        None => running.await,
+    };
+    (result, answered)
+}
+
+async fn take(answer: Option<Answered>, limit: usize) -> Option<Taken> {
+    let response = match answer? {
         Ok(response) => response,
         Err(error) => return Some(Err(error)),
     };

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use trigger_core::{Failure, FailureCode, Response};
-use wasmtime::{ExternType, FuncType, InstancePre, Store, ValType};
+use wasmtime::{ExternType, FuncType, Instance, InstancePre, Store, ValType};
 
 use super::command::exited;
 use super::component::too_large;
@@ -55,18 +55,32 @@ pub(super) fn check(pre: InstancePre<Guest>) -> wasmtime::Result<InstancePre<Gue
 /// How a call went, and when its instance was ready.
 pub(super) struct Called {
     pub(super) ready: Option<Instant>,
+    /// The instance, if there was one.
+    pub(super) instance: Option<Instance>,
     pub(super) result: wasmtime::Result<Result<Bytes, Failure>>,
 }
 
-/// Hands the payload over and takes the answer out.
-pub(super) async fn call(store: &mut Store<Guest>, pre: &InstancePre<Guest>, payload: &Bytes) -> Called {
-    let instance = match pre.instantiate_async(&mut *store).await {
+/// Hands the payload over and takes the answer out, in `before`, an instance that served before, or in one that is
+/// made now.
+pub(super) async fn call(
+    store: &mut Store<Guest>,
+    pre: &InstancePre<Guest>,
+    before: Option<Instance>,
+    payload: &Bytes,
+) -> Called {
+    let made = match before {
+        Some(instance) => Ok(instance),
+        None => pre.instantiate_async(&mut *store).await,
+    };
+    let instance = match made {
         Ok(instance) => instance,
-        Err(error) => return Called { ready: None, result: Err(error) },
+        Err(error) => return Called { ready: None, instance: None, result: Err(error) },
     };
     let ready = Some(Instant::now());
     let talk = async {
-        if let Ok(initialize) = instance.get_typed_func::<(), ()>(&mut *store, INITIALIZE) {
+        if before.is_none()
+            && let Ok(initialize) = instance.get_typed_func::<(), ()>(&mut *store, INITIALIZE)
+        {
             initialize.call_async(&mut *store, ()).await?;
         }
         let Some(memory) = instance.get_memory(&mut *store, MEMORY) else { wasmtime::bail!("it exports no memory") };
@@ -90,7 +104,7 @@ pub(super) async fn call(store: &mut Store<Guest>, pre: &InstancePre<Guest>, pay
             .ok_or_else(|| bad(format!("`{HANDLE}` answered {length} bytes at {at}, which are not within its memory"))))
     };
     let result = talk.await;
-    Called { ready, result }
+    Called { ready, instance: Some(instance), result }
 }
 
 fn bad(message: String) -> Failure {

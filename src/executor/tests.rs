@@ -1,8 +1,12 @@
 //! The executor with real guests.
 
+mod accounts;
 mod compiled;
 pub(super) mod fakes;
+mod fences;
+mod hostile;
 mod limits;
+mod reuse;
 mod work;
 
 use std::sync::Arc;
@@ -34,6 +38,13 @@ impl ModuleSource for Modules {
 fn guest(name: &str) -> Bytes {
     let path = format!("{}/tests/guests/{name}", env!("CARGO_MANIFEST_DIR"));
     wat::parse_file(&path).unwrap_or_else(|error| panic!("{path}: {error}")).into()
+}
+
+/// A command of its own, told from others by a number.
+fn numbered(number: u32) -> Bytes {
+    let text =
+        format!(r#"(module (memory (export "memory") 1) (global i32 (i32.const {number})) (func (export "_start")))"#);
+    wat::parse_str(text).unwrap().into()
 }
 
 struct Rig {
@@ -100,6 +111,7 @@ fn echoes() -> Vec<(Abi, Bytes)> {
         (Abi::Component, guest("steer.component.wat")),
         (Abi::Command, guest("steer.wat")),
         (Abi::Reactor, guest("steer.reactor.wat")),
+        (Abi::WasiHttp, guest("steer.http.wat")),
     ]
 }
 

@@ -2,6 +2,7 @@
 //! no requests to the outside.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
@@ -9,11 +10,13 @@ use parking_lot::Mutex;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::p2::pipe::{MemoryInputPipe, MemoryOutputPipe};
+use wasmtime_wasi::p2::{DynInputStream, DynOutputStream};
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{Error, RequestOptions, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView};
 
 use super::guest::Guest;
 use super::logs::{LineStream, Logs};
+use crate::functions::Definition;
 
 /// Resources that a guest may hold at once.
 const MAX_RESOURCES: usize = 10_000;
@@ -71,13 +74,24 @@ impl Wasi {
     }
 
     /// Everything that was written to streams for people.
-    pub(super) fn into_logs(self) -> Option<Logs> {
-        let Self { context, streams, logs } = self;
-        drop(context);
-        streams.iter().for_each(LineStream::finish);
-        drop(streams);
-        // Resources of the guest hold clones of the streams as long as its store lives; the lines are taken out then.
-        Arc::into_inner(logs).map(Mutex::into_inner)
+    pub(super) fn take_logs(&mut self, definition: &Definition) -> Logs {
+        self.streams.iter().for_each(LineStream::finish);
+        std::mem::replace(&mut *self.logs.lock(), Logs::new(definition, Instant::now()))
+    }
+
+    /// Begins another attempt of the same version.
+    pub(super) fn serve(&mut self, definition: &Definition, began: Instant) {
+        *self.logs.lock() = Logs::new(definition, began);
+    }
+
+    /// Whether the guest holds nothing open but streams, as its standard ones: libraries keep those for ever.
+    pub(super) fn has_finished(&mut self) -> bool {
+        match &mut self.context {
+            Context::Command(_) => true,
+            Context::Component { table, .. } => {
+                table.iter_mut().all(|open| open.is::<DynOutputStream>() || open.is::<DynInputStream>())
+            }
+        }
     }
 
     /// The last line that was written to streams for people.

@@ -1,33 +1,26 @@
 //! The executor of WebAssembly: finds the compiled code, makes the instance, calls it where it belongs.
 
-use std::panic::AssertUnwindSafe;
+use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt as _;
 use tokio::sync::watch;
-use trigger_core::{BoxFuture, Failure, FailureCode, InvocationContext, Progress, Response};
-use wasmtime::component::{ComponentExportIndex, InstancePre};
-use wasmtime::{Engine, Store, Trap, UpdateDeadline};
+use trigger_core::{BoxFuture, Failure, FailureCode, InvocationContext, Progress};
+use wasmtime::Engine;
 
-use super::cache::{Cache, Counts};
+use super::cache::{Cache, Counts, Key};
+use super::call::{self, Call, Ended};
 use super::compiled::{Code, Compiled, Linked, Linkers};
 use super::disk::{Cleaned, DiskCache};
 use super::engine::{Allocation, engine, start_clock};
-use super::failure::{panicked, timeout};
+use super::failure::no_room;
 use super::fiber::{GuestThreads, Overran};
-use super::guest::{self, Guest, lend};
-use super::wasi::Wasi;
-use super::{
-    Attempt, Effects, Executor, Inspection, ModuleError, ModuleSource, Services, command, component, http, inspect,
-    reactor,
-};
+use super::guest::{self, Guest};
+use super::shelf::Shelf;
+use super::{Attempt, Executor, Inspection, ModuleError, ModuleSource, Services, inspect};
 use crate::functions::{Digest, Version};
-
-/// Ticks that a guest has on its caller's thread. Two are at least one whole one: the next tick may come at once.
-const QUICK_TICKS: u64 = 2;
 
 /// How the executor works.
 #[derive(Clone, Debug)]
@@ -80,7 +73,7 @@ impl Default for Bounds {
 }
 
 /// WebAssembly cannot be run on this machine, or with this configuration.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct SetupError(String);
 
@@ -98,27 +91,56 @@ pub struct Machine {
 impl Machine {
     /// The best machine that this computer can be.
     pub fn new(config: ExecutorConfig) -> Result<Self, SetupError> {
+        Self::counting(config, false)
+    }
+
+    /// The same, whose code counts its fuel or does not.
+    fn counting(config: ExecutorConfig, fuel: bool) -> Result<Self, SetupError> {
         let failed = |error: wasmtime::Error| SetupError(format!("{error:#}"));
-        let (engine, allocation) = engine(&config).map_err(failed)?;
+        let (engine, allocation) = engine(&config, fuel).map_err(failed)?;
         let linkers = Linkers::new(&engine).map_err(failed)?;
         Ok(Self { engine, allocation, linkers, config })
     }
+
+    /// Starts the guests' clock and opens the disk's cache.
+    fn start(self) -> Result<Ground, SetupError> {
+        let Self { engine, allocation, linkers, config } = self;
+        start_clock(&engine).map_err(|error| SetupError(format!("cannot start the guests' clock: {error}")))?;
+        let disk = config.cache_dir.as_deref().and_then(|directory| {
+            DiskCache::open(directory, &engine)
+                .inspect_err(|error| {
+                    let directory = directory.display();
+                    tracing::warn!("compiled code is not kept, {directory} cannot be used: {error}");
+                })
+                .ok()
+        });
+        Ok(Ground { engine, allocation, linkers, disk })
+    }
+}
+
+/// A machine at work, and the code that was compiled for it.
+struct Ground {
+    engine: Engine,
+    allocation: Allocation,
+    linkers: Linkers,
+    disk: Option<DiskCache>,
 }
 
 /// Runs WebAssembly guests.
 pub struct WasmExecutor {
     inner: Arc<Inner>,
     threads: GuestThreads,
-    allocation: Allocation,
     services: Arc<Services>,
 }
 
 /// What the making of compiled code needs; it may outlast whoever asked for it.
 struct Inner {
-    engine: Engine,
-    linkers: Linkers,
+    ground: Ground,
+    /// For versions with a limit of fuel, made for the first of them.
+    counting: OnceLock<Result<Ground, SetupError>>,
     cache: Arc<Cache>,
-    disk: Option<DiskCache>,
+    /// Instances that wait for another attempt.
+    shelf: Arc<Shelf>,
     source: Arc<dyn ModuleSource>,
     config: ExecutorConfig,
     /// Compilations at once: they use every core by themselves.
@@ -133,47 +155,58 @@ impl WasmExecutor {
 
     /// An executor on this machine.
     pub fn on(machine: Machine, source: Arc<dyn ModuleSource>, services: Services) -> Result<Self, SetupError> {
-        let Machine { engine, allocation, linkers, config } = machine;
-        start_clock(&engine).map_err(|error| SetupError(format!("cannot start the guests' clock: {error}")))?;
-        let disk = config.cache_dir.as_deref().and_then(|directory| {
-            DiskCache::open(directory, &engine)
-                .inspect_err(|error| {
-                    let directory = directory.display();
-                    tracing::warn!("compiled code is not kept, {directory} cannot be used: {error}");
-                })
-                .ok()
-        });
+        let config = machine.config.clone();
         let inner = Inner {
-            linkers,
+            ground: machine.start()?,
+            counting: OnceLock::new(),
             cache: Arc::new(Cache::new(config.max_cached_modules, config.max_cached_bytes)),
-            disk,
+            shelf: Arc::default(),
             source,
             config,
             compiling: tokio::sync::Semaphore::new(1),
-            engine,
         };
-        Ok(Self { inner: Arc::new(inner), threads: GuestThreads::default(), allocation, services: Arc::new(services) })
+        let inner = Arc::new(inner);
+        start_keeper(&inner).map_err(|error| SetupError(format!("cannot start the guests' keeper: {error}")))?;
+        Ok(Self { inner, threads: GuestThreads::default(), services: Arc::new(services) })
     }
 
-    /// The engine that guests run on.
+    /// The engine that guests run on whose fuel is not counted.
     pub fn engine(&self) -> &Engine {
-        &self.inner.engine
+        &self.inner.ground.engine
     }
 
     /// Removes compiled code from the disk that has been of no use for `keep`, and what was used longest ago where the
     /// rest has more than `max_bytes`. What other engines wrote into the same directory is looked at alike.
     pub async fn clean_cache(&self, keep: Duration, max_bytes: u64) -> std::io::Result<Cleaned> {
         let inner = self.inner.clone();
-        let clean = tokio::task::spawn_blocking(move || match &inner.disk {
-            Some(disk) => disk.clean(keep, max_bytes, &inner.cache.digests()),
+        let clean = tokio::task::spawn_blocking(move || match &inner.ground.disk {
+            Some(disk) => disk.clean(keep, max_bytes, &inner.files_in_memory()),
             None => Ok(Cleaned::default()),
         });
         clean.await.map_err(std::io::Error::other)?
     }
 
+    /// Lets go of what no version needs any more, as the keeper does every second.
+    #[cfg(test)]
+    pub(super) fn tidy(&self) {
+        self.inner.tidy();
+    }
+
+    /// The instances that wait.
+    #[cfg(test)]
+    pub(super) fn shelf(&self) -> &Shelf {
+        &self.inner.shelf
+    }
+
+    /// How many modules' code is in memory.
+    #[cfg(test)]
+    pub(super) fn codes(&self) -> usize {
+        self.inner.cache.keys().len()
+    }
+
     /// One line about how guests run here, for people.
     pub fn describe(&self) -> String {
-        format!("wasmtime, {}", self.allocation.describe())
+        format!("wasmtime, {}", self.inner.ground.allocation.describe())
     }
 
     /// How often compiled code was there.
@@ -184,9 +217,13 @@ impl WasmExecutor {
     async fn compiled(&self, version: &Version) -> Result<Arc<Compiled>, ModuleError> {
         let slot = &version.module;
         let inner = self.inner.clone();
-        let (digest, abi) = (slot.digest, slot.abi);
-        let compiled = self.inner.cache.get(digest, move || async move { inner.make(digest, abi).await }).await?;
-        slot.compiled.store(Arc::downgrade(&compiled));
+        let key = Key { digest: slot.digest, abi: slot.abi, fuel: version.definition.counts_fuel() };
+        // Known from the start whose code it is, also when nobody waits for it any more.
+        let user = Arc::downgrade(slot);
+        let make = move || async move { inner.make(key).await.inspect(|compiled| compiled.used_by(&user)) };
+        let compiled = self.inner.cache.get(key, make).await?;
+        compiled.used_by(&Arc::downgrade(slot));
+        slot.compiled(key.fuel).store(Arc::downgrade(&compiled));
         Ok(compiled)
     }
 
@@ -202,7 +239,8 @@ impl WasmExecutor {
             let message = format!("the payload has {} bytes, the function takes {limit}", invocation.payload.len());
             return Attempt::failed(Failure::new(FailureCode::InputTooLarge, message));
         }
-        let (compiled, load) = match version.module.compiled() {
+        let in_memory = version.module.compiled(version.definition.counts_fuel()).load().upgrade();
+        let (compiled, load) = match in_memory {
             Some(compiled) => {
                 self.inner.cache.hit(&compiled);
                 (compiled, Duration::ZERO)
@@ -219,208 +257,76 @@ impl WasmExecutor {
                 }
             }
         };
+        let shelf = version.definition.reuse.as_ref().map(|_| &self.inner.shelf);
         let mut overran = Duration::ZERO;
-        if let Linked::Component { pre, handle, wasi: false, served: false } = &compiled.linked
-            && version.pace.is_quick()
-        {
-            let began = Instant::now();
-            if let Some(attempt) = self.call_here(pre, handle, version, invocation, deadline) {
-                return Attempt { load, ..attempt };
+        loop {
+            let ended = match &compiled.linked {
+                Linked::Component { pre, handle, wasi: false, served: false } if version.pace.is_quick() => {
+                    let guest = Guest::new(version.clone(), self.inner.config.bounds, deadline);
+                    call::here(&compiled, (pre, handle), guest, shelf.map(|shelf| &**shelf), invocation)
+                }
+                // Boxed, so that quick calls do not carry its room about.
+                _ => Box::pin(self.call_on_fiber(&compiled, version, invocation, deadline, &progress)).await,
+            };
+            match ended {
+                Ended::Done(mut attempt) => {
+                    attempt.load = load;
+                    attempt.run += overran;
+                    return attempt;
+                }
+                // What it did is forgotten with its store; it begins again where it may take its time.
+                Ended::Overran(took) => {
+                    version.pace.overran();
+                    overran = took;
+                }
+                Ended::Crowded if self.inner.shelf.give_way() => {}
+                Ended::Crowded => return Attempt { load, ..Attempt::failed(no_room()) },
             }
-            // What it did is forgotten with its store; it begins again where it may take its time.
-            version.pace.overran();
-            overran = began.elapsed();
         }
-        // Boxed, so that quick calls do not carry its room about.
-        let mut attempt = Box::pin(self.call_on_fiber(compiled, version, invocation, deadline, progress)).await;
-        attempt.load = load;
-        attempt.run += overran;
-        attempt
-    }
-
-    /// Calls a guest that cannot wait on this thread. `None` if it computed for too long: this thread has sockets to
-    /// look after.
-    fn call_here(
-        &self,
-        pre: &InstancePre<Guest>,
-        handle: &ComponentExportIndex,
-        version: &Arc<Version>,
-        invocation: &InvocationContext,
-        deadline: Instant,
-    ) -> Option<Attempt> {
-        let guest = Guest::new(version.clone(), self.inner.config.bounds, deadline);
-        let began = guest.began;
-        let mut store = guest.into_store(&self.inner.engine);
-        store.set_epoch_deadline(QUICK_TICKS);
-        let called = lend(invocation, || {
-            std::panic::catch_unwind(AssertUnwindSafe(|| component::call(&mut store, pre, handle, invocation)))
-        });
-        let Ok(called) = called else { return Some(Attempt::failed(panicked())) };
-        let ended = Instant::now();
-        if let Err(error) = &called.result
-            && error.downcast_ref() == Some(&Trap::Interrupt)
-            && ended < deadline
-        {
-            return None;
-        }
-        let mut guest = store.into_data();
-        let result = component::answer(called.result, &mut guest);
-        Some(account(guest, result, began, called.ready, ended))
     }
 
     /// Calls a guest where it may wait or take long.
     async fn call_on_fiber(
         &self,
-        compiled: Arc<Compiled>,
+        compiled: &Arc<Compiled>,
         version: &Arc<Version>,
         invocation: &InvocationContext,
         deadline: Instant,
-        progress: Option<watch::Sender<Progress>>,
-    ) -> Attempt {
+        progress: &Option<watch::Sender<Progress>>,
+    ) -> Ended {
         let overran = Overran::default();
         let mut guest = Guest::new(version.clone(), self.inner.config.bounds, deadline);
         if compiled.linked.is_served() {
-            guest.served = Some(guest::Served::new(self.services.clone(), progress));
+            guest.served = Some(guest::Served::new(self.services.clone(), progress.clone()));
         }
-        let call = Call { engine: self.inner.engine.clone(), guest, overran: overran.clone() };
-        let work = call.begin(compiled, invocation);
+        let shelf = version.definition.reuse.as_ref().map(|_| self.inner.shelf.clone());
+        let call = Call { guest, shelf, overran: overran.clone() };
+        let work = call.begin(compiled.clone(), invocation);
         let at_once = !version.pace.is_quick();
-        let attempt = self.threads.run(work, &overran, at_once).await;
+        let ended = self.threads.run(work, &overran, at_once).await;
         match overran.load(Ordering::Relaxed) {
             true => version.pace.overran(),
             false => version.pace.kept(),
         }
-        attempt.unwrap_or_else(|| Attempt::failed(Failure::new(FailureCode::Cancelled, "the engine is shutting down")))
+        let stopping = || Attempt::failed(Failure::new(FailureCode::Cancelled, "the engine is shutting down"));
+        ended.unwrap_or_else(|| Ended::Done(stopping()))
     }
 }
 
-/// A call that owns what it needs, so that it can go to another thread.
-struct Call {
-    engine: Engine,
-    guest: Guest,
-    overran: Overran,
-}
+/// How often what is of no use any more is looked for.
+const TIDY: Duration = Duration::from_secs(1);
 
-type Work = std::pin::Pin<Box<dyn Future<Output = Attempt> + Send>>;
-
-impl Call {
-    fn begin(mut self, compiled: Arc<Compiled>, invocation: &InvocationContext) -> Work {
-        match &compiled.linked {
-            Linked::Component { wasi, .. } => {
-                if *wasi {
-                    self.guest.wasi = Some(Box::new(Wasi::component(&self.guest)));
-                }
-                self.guest.invocation = Some(Box::new(invocation.clone()));
-                let invocation = Box::new(invocation.clone());
-                self.guarded(move |store| {
-                    Box::pin(async move {
-                        let Linked::Component { pre, handle, .. } = &compiled.linked else {
-                            unreachable!("matched above")
-                        };
-                        let called = component::call_async(store, pre, handle, &invocation).await;
-                        Finish {
-                            ready: called.ready,
-                            answer: Box::new(|guest| component::answer(called.result, guest)),
-                        }
-                    })
-                })
-            }
-            Linked::Http { asks, .. } => {
-                self.guest.wasi = Some(Box::new(Wasi::component(&self.guest)));
-                self.guest.invocation = asks.then(|| Box::new(invocation.clone()));
-                let (request, told) = (http::request(invocation), http::Told::of(invocation));
-                self.guarded(move |store| {
-                    Box::pin(async move {
-                        let Linked::Http { pre, .. } = &compiled.linked else { unreachable!("matched above") };
-                        let called = http::call(store, pre, request).await;
-                        Finish { ready: called.ready, answer: Box::new(move |guest| http::answer(called, guest, told)) }
-                    })
-                })
-            }
-            Linked::Reactor { .. } => {
-                self.guest.wasi = Some(Box::new(Wasi::reactor(&self.guest)));
-                let payload = invocation.payload.clone();
-                self.guarded(move |store| {
-                    Box::pin(async move {
-                        let Linked::Reactor { pre } = &compiled.linked else { unreachable!("matched above") };
-                        let called = reactor::call(store, pre, &payload).await;
-                        Finish { ready: called.ready, answer: Box::new(|guest| reactor::answer(called.result, guest)) }
-                    })
-                })
-            }
-            Linked::Command { .. } => {
-                let (wasi, output) = Wasi::command(&self.guest, invocation.payload.clone());
-                self.guest.wasi = Some(Box::new(wasi));
-                self.guarded(move |store| {
-                    Box::pin(async move {
-                        let Linked::Command { pre } = &compiled.linked else { unreachable!("matched above") };
-                        let (ready, result) = command::call(store, pre).await;
-                        Finish { ready, answer: Box::new(move |guest| command::answer(result, output, guest)) }
-                    })
-                })
-            }
+/// Starts the thread that lets go of what nobody uses. It ends with the executor.
+fn start_keeper(inner: &Arc<Inner>) -> std::io::Result<()> {
+    let inner = Arc::downgrade(inner);
+    std::thread::Builder::new().name("guest-keeper".to_owned()).stack_size(128 << 10).spawn(move || {
+        while let Some(inner) = inner.upgrade() {
+            inner.tidy();
+            drop(inner);
+            std::thread::sleep(TIDY);
         }
-    }
-
-    /// Runs `call` within the attempt's time, whatever it does.
-    fn guarded<F>(self, call: F) -> Work
-    where
-        F: for<'a> FnOnce(&'a mut Store<Guest>) -> BoxFuture<'a, Finish> + Send + 'static,
-    {
-        let Self { engine, guest, overran } = self;
-        let (began, deadline) = (guest.began, guest.deadline);
-        let seconds = guest.version.definition.timeout_seconds;
-        let mut store = guest.into_store(&engine);
-        store.set_epoch_deadline(QUICK_TICKS);
-        store.epoch_deadline_callback(move |_| {
-            overran.store(true, Ordering::Relaxed);
-            Ok(if Instant::now() >= deadline { UpdateDeadline::Interrupt } else { UpdateDeadline::Yield(1) })
-        });
-        Box::pin(async move {
-            let running = AssertUnwindSafe(call(&mut store)).catch_unwind();
-            let finished = tokio::time::timeout_at(deadline.into(), running).await;
-            let ended = Instant::now();
-            match finished {
-                Ok(Ok(finish)) => {
-                    let mut guest = store.into_data();
-                    let result = (finish.answer)(&mut guest);
-                    account(guest, result, began, finish.ready, ended)
-                }
-                Ok(Err(_)) => Attempt::failed(panicked()),
-                // It waited too long for something; its store goes with it, and is never entered again.
-                Err(_) => account(store.into_data(), Err(timeout(seconds)), began, Some(began), ended),
-            }
-        })
-    }
-}
-
-/// What a call's end means, asked once its guest is out of its store.
-type Meaning = Box<dyn FnOnce(&mut Guest) -> Result<Response, Failure> + Send>;
-
-/// How a call went, before its meaning is known.
-struct Finish {
-    ready: Option<Instant>,
-    answer: Meaning,
-}
-
-/// The account of a call that is over.
-fn account(
-    mut guest: Guest,
-    result: Result<Response, Failure>,
-    began: Instant,
-    ready: Option<Instant>,
-    ended: Instant,
-) -> Attempt {
-    let ready = ready.unwrap_or(ended);
-    Attempt {
-        load: Duration::ZERO,
-        instantiate: ready - began,
-        run: ended - ready,
-        memory_peak_bytes: guest.limits.memory_peak as u64,
-        effects: if result.is_ok() { std::mem::take(&mut guest.effects) } else { Effects::default() },
-        detail: guest.detail(),
-        result,
-    }
+    })?;
+    Ok(())
 }
 
 /// What an event is told whose module cannot be used.
@@ -434,16 +340,45 @@ fn unusable(error: &ModuleError) -> Failure {
 }
 
 impl Inner {
+    /// Where guests run whose fuel counts, or those whose does not. Blocks at the first of the former.
+    fn ground(&self, fuel: bool) -> Result<&Ground, ModuleError> {
+        if !fuel {
+            return Ok(&self.ground);
+        }
+        let make = || Machine::counting(self.config.clone(), true)?.start();
+        self.counting
+            .get_or_init(make)
+            .as_ref()
+            .map_err(|error| ModuleError::Unavailable(format!("no guests with max_fuel can be run: {error}")))
+    }
+
+    /// Lets go of instances and of compiled code that no version needs any more.
+    fn tidy(&self) {
+        self.shelf.tidy();
+        self.cache.tidy();
+    }
+
+    /// The files of the disk's cache whose code is in memory.
+    fn files_in_memory(&self) -> HashSet<PathBuf> {
+        let file = |key: Key| {
+            let ground = if key.fuel { self.counting.get()?.as_ref().ok()? } else { &self.ground };
+            Some(ground.disk.as_ref()?.path(key.digest, key.abi))
+        };
+        self.cache.keys().into_iter().filter_map(file).collect()
+    }
+
     /// Compiled code of a module: from disk, or compiled now.
-    async fn make(self: Arc<Self>, digest: Digest, abi: super::Abi) -> Result<Arc<Compiled>, ModuleError> {
+    async fn make(self: Arc<Self>, key: Key) -> Result<Arc<Compiled>, ModuleError> {
+        let Key { digest, abi, fuel } = key;
         let lost = |_| ModuleError::Compile("the compiler failed".to_owned());
         let inner = self.clone();
         let found = tokio::task::spawn_blocking(move || {
-            let code = inner.disk.as_ref()?.load(&inner.engine, digest, abi)?;
-            Some(Compiled::link(&inner.linkers, abi, &code))
+            let ground = inner.ground(fuel)?;
+            let code = ground.disk.as_ref().and_then(|disk| disk.load(&ground.engine, digest, abi));
+            code.map(|code| Compiled::link(&ground.linkers, abi, &code)).transpose()
         });
-        if let Some(found) = found.await.map_err(lost)? {
-            return found.map(Arc::new);
+        if let Some(found) = found.await.map_err(lost)?? {
+            return Ok(Arc::new(found));
         }
         let _turn = self.compiling.acquire().await.expect("never closed");
         let bytes = self.source.module(digest).await?;
@@ -453,9 +388,10 @@ impl Inner {
                 return Err(ModuleError::Corrupt { expected: digest });
             }
             inner.cache.compiles.fetch_add(1, Ordering::Relaxed);
-            let code = Code::compile(&inner.engine, abi, &bytes)?;
-            let compiled = Compiled::link(&inner.linkers, abi, &code)?;
-            if let Some(disk) = &inner.disk {
+            let ground = inner.ground(fuel)?;
+            let code = Code::compile(&ground.engine, abi, &bytes)?;
+            let compiled = Compiled::link(&ground.linkers, abi, &code)?;
+            if let Some(disk) = &ground.disk {
                 disk.save(digest, abi, &code);
             }
             Ok(compiled)
@@ -466,13 +402,13 @@ impl Inner {
 
 impl Executor for WasmExecutor {
     fn inspect(&self, module: &[u8]) -> Result<Inspection, ModuleError> {
-        let features = self.inner.engine.get_wasm_features();
+        let features = self.inner.ground.engine.get_wasm_features();
         inspect::inspect(module, self.inner.config.max_module_bytes, features)
     }
 
     fn prepare<'a>(&'a self, version: &'a Arc<Version>) -> BoxFuture<'a, Result<(), ModuleError>> {
         Box::pin(async move {
-            match version.module.compiled() {
+            match version.module.compiled(version.definition.counts_fuel()).load().upgrade() {
                 Some(_) => Ok(()),
                 None => self.compiled(version).await.map(drop),
             }

@@ -183,6 +183,8 @@ mod tests {
             outcome,
             input_bytes: 0,
             output_bytes: 0,
+            cpu: 0,
+            fuel_used: None,
             memory_peak_bytes: 0,
             request_id: None,
             caller: None,

@@ -80,9 +80,10 @@ async fn a_request_is_answered_and_traced() {
     for phase in ["instantiate", "run"] {
         assert!(row["phases"][phase].as_u64().unwrap() > 0, "{phase}: {row}");
     }
+    assert!(row["cpu"].as_u64().unwrap() > 0, "{row}");
     let id = row["invocation_id"].as_str().unwrap();
     let shown = String::from_utf8(project.run(&["traces", "show", id]).stdout).unwrap();
-    for part in [id, "attempt 1", "version 1: ok", "wait", "instantiate", "settle", "in 5 B"] {
+    for part in [id, "attempt 1", "version 1: ok", "wait", "instantiate", "settle", "in 5 B", "processor"] {
         assert!(shown.contains(part), "{part:?} is not in\n{shown}");
     }
 }

@@ -1,7 +1,7 @@
 //! Manifests without mistakes mean what they say.
 
 use super::*;
-use crate::functions::{Allow, Backoff, Jitter, Retry};
+use crate::functions::{Allow, Backoff, Budget, Jitter, Retry, Reuse};
 use serde_json::json;
 use trigger_core::FailureCode;
 
@@ -145,6 +145,9 @@ const EVERYTHING: &str = r#"
     concurrency = 7
     max_input_bytes = 8
     max_output_bytes = 9
+    max_fuel = 1_000_000
+    budget = { cpu_ms = 20, host_calls = 30, host_bytes = 40 }
+    reuse = { max_uses = 50, max_age_seconds = 60, max_concurrent = 70 }
     max_log_lines = 10
     max_log_bytes = 11
 "#;
@@ -178,6 +181,9 @@ fn every_field_of_a_definition_can_be_set() {
         concurrency: Some(7),
         max_input_bytes: 8,
         max_output_bytes: 9,
+        max_fuel: Some(1_000_000),
+        budget: Budget { cpu_ms: Some(20), host_calls: Some(30), host_bytes: Some(40) },
+        reuse: Some(Reuse { max_uses: 50, max_age_seconds: 60.0, max_concurrent: 70 }),
         max_log_lines: 10,
         max_log_bytes: 11,
     };

@@ -4,13 +4,6 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use super::*;
 
-/// A command of its own, told from others by a number.
-fn numbered(number: u32) -> Bytes {
-    let text =
-        format!(r#"(module (memory (export "memory") 1) (global i32 (i32.const {number})) (func (export "_start")))"#);
-    wat::parse_str(text).unwrap().into()
-}
-
 #[tokio::test]
 async fn however_many_ask_at_once_a_module_is_compiled_once() {
     let rig = Arc::new(Rig::new(guest("steer.component.wat")));

@@ -6,7 +6,7 @@ use super::fakes::Fakes;
 use super::*;
 use crate::executor::Machine;
 
-fn rig(change: impl FnOnce(&mut Definition)) -> (Rig, Arc<Fakes>) {
+pub(super) fn rig(change: impl FnOnce(&mut Definition)) -> (Rig, Arc<Fakes>) {
     let fakes = Arc::new(Fakes::default());
     let source = Arc::new(Modules { modules: vec![guest("work.component.wasm")], asked: AtomicU32::new(0) });
     let config = ExecutorConfig { max_instances: 8, ..ExecutorConfig::default() };
@@ -15,7 +15,7 @@ fn rig(change: impl FnOnce(&mut Definition)) -> (Rig, Arc<Fakes>) {
     (Rig { executor, source, version }, fakes)
 }
 
-fn granted(definition: &mut Definition) {
+pub(super) fn granted(definition: &mut Definition) {
     definition.allow.jobs = vec!["thumbs".to_owned()];
     definition.allow.timers = vec!["reminders".to_owned()];
 }

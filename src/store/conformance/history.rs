@@ -74,6 +74,8 @@ fn trace(function_name: &str, started_at: DateTime<Utc>, outcome: Outcome) -> Tr
         parent_span_id: None,
         input_bytes: 1,
         output_bytes: 2,
+        cpu: 6,
+        fuel_used: Some(7),
         memory_peak_bytes: 3,
         request_id: Some("request".into()),
         caller: None,
