@@ -15,8 +15,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use chrono::TimeDelta;
 use futures_util::future::join_all;
+use parking_lot::Mutex;
 use rusqlite::{Connection, params};
 use support::{in_process, median, spread};
+use tokio::runtime::Runtime;
 use trigger_core::{Binding, Clock, Custody, Dispatch as _, InvocationContext, Kind};
 use tripline::dispatch::Dispatcher;
 use tripline::executor::Executor;
@@ -36,14 +38,19 @@ struct Engine {
     dispatcher: Arc<Dispatcher>,
     store: Arc<dyn Store>,
     binding: Arc<Binding>,
+    /// When the last guest began.
+    began: Arc<Mutex<Instant>>,
 }
 
 impl Engine {
     async fn new(store: Arc<dyn Store>) -> Self {
-        let in_process::Engine { dispatcher, store, .. } =
-            in_process::Engine::new(store, |executor| -> Arc<dyn Executor> { executor }).await;
+        let began = Arc::new(Mutex::new(Instant::now()));
+        let noted = began.clone();
+        let begins = move |_: &InvocationContext| *noted.lock() = Instant::now();
+        let wrap = |wasm| -> Arc<dyn Executor> { Arc::new(in_process::Noting { wasm, begins }) };
+        let in_process::Engine { dispatcher, store, .. } = in_process::Engine::new(store, wrap).await;
         dispatcher.run();
-        Self { dispatcher, store, binding: in_process::binding("jobs", Kind::Job) }
+        Self { dispatcher, store, binding: in_process::binding("jobs", Kind::Job), began }
     }
 
     fn event(&self, keep_result: bool) -> InvocationContext {
@@ -96,17 +103,18 @@ impl Engine {
         JOBS as f64 / began.elapsed().as_secs_f64()
     }
 
-    /// Microseconds from asking for a job to its run, one at a time.
-    async fn latency(&self) -> f64 {
-        let mut waits = Vec::with_capacity(500);
+    /// Microseconds from asking for a job until its guest begins, and until it is settled, one at a time.
+    async fn latency(&self) -> (f64, f64) {
+        let (mut begins, mut waits) = (Vec::with_capacity(500), Vec::with_capacity(500));
         for _ in 0..500 {
             let event = self.event(true);
             let (id, asked) = (event.invocation_id, Instant::now());
             self.dispatcher.accept(event).await.expect("accepted");
             self.dispatcher.wait(id, Duration::from_secs(10)).await.expect("a status");
+            begins.push((*self.began.lock() - asked).as_secs_f64() * 1e6);
             waits.push(asked.elapsed().as_secs_f64() * 1e6);
         }
-        median(waits)
+        (median(begins), median(waits))
     }
 
     /// Jobs per second with so many callers, each of which waits until its job is kept.
@@ -205,12 +213,14 @@ fn line(what: &str, figures: &[f64]) {
 async fn measure(word: &str, engine: Arc<Engine>, rounds: usize) {
     engine.lists(100, false).await;
     let (mut kept, mut plain, mut clients, mut answered, mut waits) = (vec![], vec![], vec![], vec![], vec![]);
-    let (mut backlog, mut alone) = (vec![], vec![]);
+    let (mut backlog, mut begun, mut alone) = (vec![], vec![], vec![]);
     for _ in 0..rounds {
         plain.push(engine.lists(100, false).await);
         kept.push(engine.lists(100, true).await);
         backlog.push(engine.backlog().await);
-        alone.push(engine.latency().await);
+        let (begins, settled) = engine.latency().await;
+        begun.push(begins);
+        alone.push(settled);
         clients.push(engine.clients(CLIENTS, JOBS / 2).await);
         let (rate, wait) = engine.answered(CLIENTS, JOBS / 2).await;
         answered.push(rate);
@@ -219,16 +229,15 @@ async fn measure(word: &str, engine: Arc<Engine>, rounds: usize) {
     line(&format!("{word}: jobs/s, lists of 100, no result kept"), &plain);
     line(&format!("{word}: jobs/s, lists of 100, result kept"), &kept);
     line(&format!("{word}: jobs/s, worked off from a backlog"), &backlog);
+    line(&format!("{word}: µs from asking until it begins, one at a time"), &begun);
     line(&format!("{word}: µs from asking to settled, one at a time"), &alone);
     line(&format!("{word}: acknowledged enqueues/s, {CLIENTS} clients"), &clients);
     line(&format!("{word}: kept, run and answered/s, {CLIENTS} clients"), &answered);
     line(&format!("{word}: the same, median wait in µs"), &waits);
 }
 
-fn main() {
-    let rounds = std::env::var("ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(5);
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+/// Single enqueues in SQLite beside bare inserts, then everything.
+fn sqlite(runtime: &Runtime, rounds: usize) {
     for synchronous in [Synchronous::Normal, Synchronous::Full] {
         let word = format!("SQLite {}", format!("{synchronous:?}").to_uppercase());
         let directory = tempfile::tempdir().expect("a directory");
@@ -253,12 +262,27 @@ fn main() {
             engine.dispatcher.drain(Duration::from_secs(5)).await;
         });
     }
-    match std::env::var("BENCH_PG_URL") {
-        Ok(url) => runtime.block_on(async {
-            let settings: PostgresSettings = url.parse().expect("BENCH_PG_URL");
-            let store = Arc::new(PostgresStore::open(settings).await.expect("a store"));
-            measure("PostgreSQL", Arc::new(Engine::new(store).await), rounds).await;
-        }),
-        Err(_) => println!("PostgreSQL: set BENCH_PG_URL=postgres://…/…?schema=bench to measure it too"),
+}
+
+async fn postgres(rounds: usize) {
+    let Ok(url) = std::env::var("BENCH_PG_URL") else {
+        return println!("PostgreSQL: set BENCH_PG_URL=postgres://…/…?schema=bench to measure it too");
+    };
+    let settings: PostgresSettings = url.parse().expect("BENCH_PG_URL");
+    let store = Arc::new(PostgresStore::open(settings).await.expect("a store"));
+    measure("PostgreSQL", Arc::new(Engine::new(store).await), rounds).await;
+}
+
+fn main() {
+    let rounds = std::env::var("ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(5);
+    let only = std::env::var("STORE").ok();
+    let asked = |store: &str| only.as_deref().is_none_or(|only| only == store);
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    if asked("sqlite") {
+        sqlite(&runtime, rounds);
+    }
+    if asked("postgres") {
+        runtime.block_on(postgres(rounds));
     }
 }

@@ -8,17 +8,15 @@
 mod support;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::TimeDelta;
 use parking_lot::Mutex;
 use support::in_process;
-use tokio::sync::watch;
-use trigger_core::{Binding, BoxFuture, Clock, Custody, Dispatch as _, InvocationContext, Kind, Progress};
+use trigger_core::{Binding, Clock, Custody, Dispatch as _, InvocationContext, Kind};
 use tripline::dispatch::Dispatcher;
-use tripline::executor::{Attempt, Executor, Inspection, ModuleError, WasmExecutor};
-use tripline::functions::Version;
+use tripline::executor::Executor;
 use tripline::store::sqlite::{SqliteSettings, SqliteStore};
 
 /// Rows that wait for an hour.
@@ -27,36 +25,6 @@ const WAITING: usize = 100_000;
 const TIMERS: usize = 10_000;
 /// Rows that come due at one moment.
 const TOGETHER: usize = 1_000;
-
-/// Runs guests and notes how late each begins, in milliseconds.
-struct Timed {
-    wasm: Arc<WasmExecutor>,
-    late: Arc<Mutex<Vec<f64>>>,
-}
-
-impl Executor for Timed {
-    fn inspect(&self, module: &[u8]) -> Result<Inspection, ModuleError> {
-        self.wasm.inspect(module)
-    }
-
-    fn prepare<'a>(&'a self, version: &'a Arc<Version>) -> BoxFuture<'a, Result<(), ModuleError>> {
-        self.wasm.prepare(version)
-    }
-
-    fn attempt<'a>(
-        &'a self,
-        version: &'a Arc<Version>,
-        invocation: &'a InvocationContext,
-        deadline: Instant,
-        progress: Option<watch::Sender<Progress>>,
-    ) -> BoxFuture<'a, Attempt> {
-        if let Some(due) = invocation.scheduled_at {
-            let late = Clock::system().now() - due;
-            self.late.lock().push(late.num_microseconds().unwrap_or(i64::MAX) as f64 / 1000.0);
-        }
-        self.wasm.attempt(version, invocation, deadline, progress)
-    }
-}
 
 fn rss_mib() -> f64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
@@ -70,6 +38,7 @@ fn at(sorted: &[f64], share: f64) -> f64 {
 
 struct Bench {
     dispatcher: Arc<Dispatcher>,
+    /// How late each began, in milliseconds.
     late: Arc<Mutex<Vec<f64>>>,
     binding: Arc<Binding>,
 }
@@ -78,8 +47,14 @@ impl Bench {
     async fn new(store: Arc<SqliteStore>) -> Self {
         let late = Arc::new(Mutex::new(Vec::new()));
         let noted = late.clone();
-        let engine =
-            in_process::Engine::new(store, |wasm| -> Arc<dyn Executor> { Arc::new(Timed { wasm, late: noted }) }).await;
+        let begins = move |invocation: &InvocationContext| {
+            if let Some(due) = invocation.scheduled_at {
+                let late = Clock::system().now() - due;
+                noted.lock().push(late.num_microseconds().unwrap_or(i64::MAX) as f64 / 1000.0);
+            }
+        };
+        let wrap = |wasm| -> Arc<dyn Executor> { Arc::new(in_process::Noting { wasm, begins }) };
+        let engine = in_process::Engine::new(store, wrap).await;
         engine.dispatcher.run();
         Self { dispatcher: engine.dispatcher, late, binding: in_process::binding("timers", Kind::Timer) }
     }

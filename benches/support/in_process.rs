@@ -1,13 +1,15 @@
 //! An engine in the benchmark's own process: the typed component of `tests/guests`, deployed and compiled.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
-use trigger_core::{Binding, BoxFuture, Clock, Kind};
+use tokio::sync::watch;
+use trigger_core::{Binding, BoxFuture, Clock, InvocationContext, Kind, Progress};
 use tripline::bus::MemoryBus;
 use tripline::dispatch::{Dispatcher, Parts, Settings};
-use tripline::executor::{Abi, Executor, ExecutorConfig, ModuleError, ModuleSource, WasmExecutor};
-use tripline::functions::{Definition, Digest, Registry, Versions};
+use tripline::executor::{Abi, Attempt, Executor, ExecutorConfig, Inspection, ModuleError, ModuleSource, WasmExecutor};
+use tripline::functions::{Definition, Digest, Registry, Version, Versions};
 use tripline::store::{Deploy, Store};
 use tripline::traces::Ring;
 
@@ -20,6 +22,33 @@ impl ModuleSource for Guest {
     fn module(&self, _: Digest) -> BoxFuture<'_, Result<Bytes, ModuleError>> {
         let bytes = self.0.clone();
         Box::pin(async move { Ok(bytes) })
+    }
+}
+
+/// Runs guests, and tells of each that it begins.
+pub struct Noting<F> {
+    pub wasm: Arc<WasmExecutor>,
+    pub begins: F,
+}
+
+impl<F: Fn(&InvocationContext) + Send + Sync + 'static> Executor for Noting<F> {
+    fn inspect(&self, module: &[u8]) -> Result<Inspection, ModuleError> {
+        self.wasm.inspect(module)
+    }
+
+    fn prepare<'a>(&'a self, version: &'a Arc<Version>) -> BoxFuture<'a, Result<(), ModuleError>> {
+        self.wasm.prepare(version)
+    }
+
+    fn attempt<'a>(
+        &'a self,
+        version: &'a Arc<Version>,
+        invocation: &'a InvocationContext,
+        deadline: Instant,
+        progress: Option<watch::Sender<Progress>>,
+    ) -> BoxFuture<'a, Attempt> {
+        (self.begins)(invocation);
+        self.wasm.attempt(version, invocation, deadline, progress)
     }
 }
 

@@ -93,8 +93,8 @@ impl Dispatcher {
         Ok((counters, gate.max_backlog))
     }
 
-    /// Commits events. Where nothing waits that they would overtake and there is room for all of them, those that are
-    /// due are claimed in the same commit: they run without being read back.
+    /// Commits events. Where there is room for all of them and for all that waits, those that are due are claimed in the
+    /// same commit: they run without being read back.
     pub(super) async fn commit(
         &self,
         queued: &[QueuedInvocation],
@@ -118,17 +118,18 @@ impl Dispatcher {
         Ok(claims.collect())
     }
 
-    /// Room for these events to run at once: for all of them, or none.
+    /// Room for these events to run at once, beside what waits: for all of them, or none.
     fn permits_for(&self, queued: &[QueuedInvocation], now: DateTime<Utc>) -> Vec<OwnedSemaphorePermit> {
-        let at_once = self.backlog.is_empty()
-            && !self.draining.is_cancelled()
+        let Some(waiting) = self.backlog.waiting() else { return Vec::new() };
+        let at_once = !self.draining.is_cancelled()
             && queued.iter().all(|queued| queued.run_at <= now && self.gates.is_open(&queued.invocation.binding));
         if !at_once {
             return Vec::new();
         }
         let permits = queued.iter().map_while(|_| self.room.clone().try_acquire_owned().ok());
         let permits: Vec<OwnedSemaphorePermit> = permits.collect();
-        if permits.len() == queued.len() { permits } else { Vec::new() }
+        let enough = permits.len() == queued.len() && self.room.available_permits() as u64 >= waiting;
+        if enough { permits } else { Vec::new() }
     }
 
     /// What a source is told of its event, and what follows.

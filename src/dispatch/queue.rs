@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -79,14 +79,15 @@ impl Held {
     }
 }
 
-/// Whether rows wait that are due, as far as this engine knows. New ones must not overtake them.
+/// Rows that wait and are due, as far as this engine knows. New ones must not take the room that those need.
 #[derive(Default)]
 pub(super) struct Backlog {
     /// Rows that were added without being claimed, ever.
     added: AtomicU64,
-    /// How many of them there were when a look at the queue last found nothing left.
+    /// How many of them there were when the last look at the queue began.
     seen: AtomicU64,
-    looked: std::sync::atomic::AtomicBool,
+    /// Whether that look had room for more than it found.
+    had_room: AtomicBool,
 }
 
 impl Backlog {
@@ -99,15 +100,22 @@ impl Backlog {
         self.added.load(Ordering::Acquire)
     }
 
-    /// A look that began when `before` rows had been added found everything, or left some.
-    fn after_look(&self, before: u64, found_all: bool) {
+    /// A look that began when `before` rows had been added had room for more than it found, or may have left some.
+    fn after_look(&self, before: u64, had_room: bool) {
         self.seen.store(before, Ordering::Release);
-        self.looked.store(found_all, Ordering::Release);
+        self.had_room.store(had_room, Ordering::Release);
     }
 
-    /// Whether nothing waits.
-    pub(super) fn is_empty(&self) -> bool {
-        self.looked.load(Ordering::Acquire) && self.seen.load(Ordering::Acquire) == self.added.load(Ordering::Acquire)
+    /// A look was due, and there was no room for one.
+    fn no_look(&self) {
+        self.had_room.store(false, Ordering::Release);
+    }
+
+    /// How many rows wait for the next look; `None` if there may be any number of them.
+    pub(super) fn waiting(&self) -> Option<u64> {
+        let seen = self.seen.load(Ordering::Acquire);
+        let had_room = self.had_room.load(Ordering::Acquire);
+        had_room.then(|| self.added.load(Ordering::Acquire).saturating_sub(seen))
     }
 }
 
@@ -134,21 +142,21 @@ impl Dispatcher {
 
     /// Claims what there is room for and starts it; `true` if there may be more.
     async fn claim_and_start(self: &Arc<Self>) -> bool {
-        let mut permits: Vec<OwnedSemaphorePermit> = Vec::new();
-        while permits.len() < BATCH
-            && let Ok(permit) = self.room.clone().try_acquire_owned()
-        {
-            permits.push(permit);
-        }
+        // While nothing is known to be left behind, half of the room stays for what comes during the look: it need not
+        // be looked for then. Else everything that comes would have to be, one look after the other.
+        let room = self.room.available_permits();
+        let most = if self.backlog.waiting().is_some() { room.div_ceil(2) } else { room }.min(BATCH);
+        let permits = (0..most).map_while(|_| self.room.clone().try_acquire_owned().ok());
+        let permits: Vec<OwnedSemaphorePermit> = permits.collect();
         if permits.is_empty() {
+            self.backlog.no_look();
             return false;
         }
-        let (room, before) = (permits.len(), self.backlog.before_look());
-        let claimed = self.claim(room).await;
-        // A claim may stop short of its limit (large payloads, many triggers): only one that finds nothing has found all.
-        let found_all = claimed.as_ref().is_some_and(Vec::is_empty);
-        self.backlog.after_look(before, found_all);
+        let before = self.backlog.before_look();
+        let claimed = self.claim(permits.len()).await;
+        self.backlog.after_look(before, claimed.as_ref().is_some_and(|claimed| claimed.len() < permits.len()));
         let claimed = claimed.unwrap_or_default();
+        // A claim may stop short of its limit (large payloads, many triggers): only one that finds nothing has found all.
         let again = !claimed.is_empty();
         for (row, permit) in claimed.into_iter().zip(permits) {
             self.start(row, permit);
@@ -206,7 +214,7 @@ impl Dispatcher {
             }
             drop(permit);
             // Its room, its gate or its ordering key may be what others wait for.
-            if gated || claim.ordered || !dispatcher.backlog.is_empty() {
+            if gated || claim.ordered || dispatcher.backlog.waiting() != Some(0) {
                 dispatcher.queue_wake.wake();
             }
             drop(busy);

@@ -13,9 +13,6 @@ use crate::store;
 /// How often the store is asked about an invocation that another engine may have ended.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// How long an attempt under way is waited for before the store is asked.
-const SOON: Duration = Duration::from_millis(10);
-
 /// Callers by the invocation that they wait for.
 #[derive(Default)]
 pub(super) struct Waiters {
@@ -58,10 +55,11 @@ impl Dispatcher {
         let deadline = tokio::time::Instant::now() + at_most;
         // Registered before the look, so that an end behind the look is heard.
         let mut ended = self.waiters.add(id);
-        // What this engine runs at this moment it will tell of itself; the store is asked if that takes a while.
+        // What this engine runs at this moment it will tell of itself. Under load that takes a while: a question to the
+        // store by each who waits would be a good part of the load.
         if self.held.holds(id) {
-            let soon = (tokio::time::Instant::now() + SOON).min(deadline);
-            if let Ok(Ok(status)) = tokio::time::timeout_at(soon, &mut ended).await {
+            let look = (tokio::time::Instant::now() + LOOK).min(deadline);
+            if let Ok(Ok(status)) = tokio::time::timeout_at(look, &mut ended).await {
                 return Ok(Some(status));
             }
         }

@@ -28,7 +28,7 @@ macro_rules! promote {
                     ) AS invocation_id
                     FROM gone g WHERE g.ordering_key IS NOT NULL AND g.state <> 2
                 ) AS next
-                WHERE q.invocation_id = next.invocation_id AND q.state = 2
+                WHERE q.invocation_id = ANY (ARRAY[next.invocation_id]) AND q.state = 2
             )"
         )
     };
@@ -43,10 +43,10 @@ pub(super) struct Gone {
 
 /// Removes rows that wait; keeps that they were cancelled until `$2`, where that is said. Those with an ordering key
 /// stay unless `$4`: their keys are locked then.
-const TAKE_BACK: &str = concat!(
+pub(super) const TAKE_BACK: &str = concat!(
     "WITH gone AS (
         DELETE FROM queue q USING unnest($1::uuid[], $2::timestamptz[]) AS asked (invocation_id, keep_until)
-        WHERE q.invocation_id = asked.invocation_id AND q.claim_token IS NULL AND ($4 OR q.ordering_key IS NULL)
+        WHERE q.invocation_id = ANY (ARRAY[asked.invocation_id]) AND q.claim_token IS NULL AND ($4 OR q.ordering_key IS NULL)
         RETURNING q.invocation_id, q.binding_id, q.attempt, q.ordering_key, q.position, q.state, asked.keep_until
     ), kept AS (
         INSERT INTO results (invocation_id, binding_id, state, attempts, finished_at, keep_until, body)

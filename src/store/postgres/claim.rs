@@ -259,7 +259,7 @@ pub(super) async fn renew(
     let rows = sqlx::query(
         "UPDATE queue q SET lease_until = $3
          FROM unnest($1::uuid[], $2::uuid[]) AS held (invocation_id, claim_token)
-         WHERE q.invocation_id = held.invocation_id AND q.claim_token = held.claim_token
+         WHERE q.invocation_id = ANY (ARRAY[held.invocation_id]) AND q.claim_token = held.claim_token
          RETURNING q.invocation_id, q.cancel_requested_at IS NOT NULL",
     )
     .bind(ids)

@@ -123,7 +123,7 @@ macro_rules! settle {
             letters!(),
             ", gone AS (
                 DELETE FROM queue q USING letter l
-                WHERE q.invocation_id = l.invocation_id AND q.claim_token = l.claim_token
+                WHERE q.invocation_id = ANY (ARRAY[l.invocation_id]) AND q.claim_token = l.claim_token
                 RETURNING q.invocation_id, q.claim_token, q.binding_id, q.ordering_key, q.position, q.state, l.reason
             ), ended AS (
                 SELECT * FROM letter

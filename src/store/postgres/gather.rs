@@ -1,9 +1,12 @@
 //! Many callers, one statement: gathers what arrives while a statement is under way and does it with the next.
 //!
 //! Nothing waits for more to come. Where little happens every operation goes alone and at once; where much happens the
-//! groups grow by themselves, and with them what a round trip and a commit are worth.
+//! groups grow by themselves, and with them what a round trip and a commit are worth. So there is one group at a time:
+//! several at once would each be smaller, and most of a statement's cost is the same for one row and for fifty. Only one
+//! that takes long, because it waits for a lock, must not hold up those behind it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_util::task::TaskTracker;
@@ -13,6 +16,9 @@ use crate::store::{Error, Result};
 
 /// Operations that wait; further callers wait to hand theirs in.
 const MAX_WAITING: usize = 4096;
+
+/// How long a group may take before another one is begun beside it.
+const PATIENCE: Duration = Duration::from_millis(10);
 
 /// Operations in one group.
 const MAX_GROUP: usize = 512;
@@ -44,12 +50,20 @@ impl<J: Send + Sync + 'static, A: Send + 'static> Gather<J, A> {
             let (receiver, work) = (receiver.clone(), work.clone());
             tasks.spawn(async move {
                 loop {
-                    let group = next_group(&mut *receiver.lock().await).await;
-                    let Some((jobs, replies)) = group else { return };
+                    let mut receiver = receiver.lock().await;
+                    let Some((jobs, replies)) = next_group(&mut receiver).await else { return };
                     if jobs.is_empty() {
                         continue;
                     }
-                    let mut answers = work(jobs).await.into_iter();
+                    let mut work = work(jobs);
+                    let answers = match tokio::time::timeout(PATIENCE, &mut work).await {
+                        Ok(answers) => answers,
+                        Err(_) => {
+                            drop(receiver);
+                            work.await
+                        }
+                    };
+                    let mut answers = answers.into_iter();
                     for reply in replies {
                         // A caller that went away meanwhile wants no answer.
                         let _ = reply.send(answers.next().unwrap_or_else(|| Err(gone())));
@@ -73,6 +87,8 @@ type Group<J, A> = (Vec<J>, Vec<oneshot::Sender<Result<A>>>);
 /// What has arrived, without that whose caller went away; `None` when nobody can hand in more.
 async fn next_group<J, A>(receiver: &mut mpsc::Receiver<Waiting<J, A>>) -> Option<Group<J, A>> {
     let mut next = Some(receiver.recv().await?);
+    // Those who were answered together ask together: whoever is about to hand something in may do so first.
+    tokio::task::yield_now().await;
     let (mut jobs, mut replies, mut bytes) = (Vec::new(), Vec::new(), 0);
     while let Some(waiting) = next.take() {
         if !waiting.reply.is_closed() {

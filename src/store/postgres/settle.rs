@@ -211,7 +211,7 @@ macro_rules! ok {
                 DELETE FROM queue q
                 USING unnest($1::uuid[], $2::uuid[], $3::integer[], $4::text[], $5::bytea[], $7::timestamptz[])
                     AS ending (invocation_id, claim_token, http_status, http_headers, body, keep_until)
-                WHERE q.invocation_id = ending.invocation_id AND q.claim_token = ending.claim_token
+                WHERE q.invocation_id = ANY (ARRAY[ending.invocation_id]) AND q.claim_token = ending.claim_token
                 RETURNING q.invocation_id, q.claim_token, q.binding_id, q.attempt, q.ordering_key, q.position, q.state,
                     ending.http_status, ending.http_headers, ending.body, ending.keep_until
             ), kept AS (
@@ -291,7 +291,7 @@ macro_rules! cancelled {
                 DELETE FROM queue q
                 USING unnest($1::uuid[], $2::uuid[], $3::timestamptz[])
                     AS ending (invocation_id, claim_token, keep_until)
-                WHERE q.invocation_id = ending.invocation_id AND q.claim_token = ending.claim_token
+                WHERE q.invocation_id = ANY (ARRAY[ending.invocation_id]) AND q.claim_token = ending.claim_token
                 RETURNING q.invocation_id, q.claim_token, q.binding_id, q.attempt, q.ordering_key, q.position, q.state,
                     ending.keep_until
             ), kept AS (
@@ -353,7 +353,7 @@ async fn retry(connection: &mut PgConnection, endings: &[&Ending], now: DateTime
             claim_token = NULL, lease_until = NULL, progress = NULL
          FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[], $4::bigint[], $5::text[])
             AS ending (invocation_id, claim_token, run_at, version, attempt)
-         WHERE q.invocation_id = ending.invocation_id AND q.claim_token = ending.claim_token
+         WHERE q.invocation_id = ANY (ARRAY[ending.invocation_id]) AND q.claim_token = ending.claim_token
          RETURNING ending.invocation_id, ending.claim_token",
     )
     .bind(ids)
@@ -389,7 +389,7 @@ async fn hand_back(connection: &mut PgConnection, endings: &[&Ending]) -> sqlx::
     sqlx::query_as(
         "UPDATE queue q SET claim_token = NULL, lease_until = NULL, progress = NULL
          FROM unnest($1::uuid[], $2::uuid[]) AS ending (invocation_id, claim_token)
-         WHERE q.invocation_id = ending.invocation_id AND q.claim_token = ending.claim_token
+         WHERE q.invocation_id = ANY (ARRAY[ending.invocation_id]) AND q.claim_token = ending.claim_token
          RETURNING ending.invocation_id, ending.claim_token",
     )
     .bind(ids)

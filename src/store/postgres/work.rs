@@ -252,6 +252,10 @@ impl Core {
 /// depend on what the tables held at that moment: a queue that is empty when the engine starts is read from end to end
 /// as cheaply as by its index, and a day later is not. So rows are found by indexes, and tables joined by way of them,
 /// wherever that can be done at all.
+///
+/// Where rows are looked up that a list names, their ids are compared by `= ANY (ARRAY[id])`. It says the same as `=`,
+/// but no order of an index helps with it: else the whole index of a queue that was empty when the plan was made would be
+/// read, in its order, for each row that ends.
 pub(super) const SESSION: &str = "
     SELECT set_config('search_path', $1, false), set_config('statement_timeout', $2, false),
         set_config('idle_in_transaction_session_timeout', $2, false),
