@@ -42,6 +42,8 @@ examples/quickstart/modules/reminders.wasm examples/quickstart/guests/reminders 
 examples/quickstart/modules/report.wasm    examples/quickstart/guests/report    wasm32-wasip1
 tests/guests/echo.component.wasm           examples/guests/echo                 wasm32-unknown-unknown
 tests/guests/hello-http.wasm               examples/guests/hello-http           wasm32-unknown-unknown
+tests/guests/hosts.component.wasm          examples/guests/hosts                wasm32-unknown-unknown
+tests/guests/standard.component.wasm       examples/guests/standard             wasm32-unknown-unknown
 tests/guests/work.component.wasm           examples/guests/work                 wasm32-unknown-unknown
 '
 each_module() { # runs a function with module, sources and target of every module

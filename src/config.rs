@@ -11,6 +11,7 @@
 
 mod engine;
 mod function;
+mod hosts;
 mod housekeeping;
 mod names;
 mod report;
@@ -42,6 +43,7 @@ use report::Reporter;
 use source::Parsed;
 use validate::{At, Found, Validator};
 
+pub use hosts::KvConfig;
 pub use report::{Mistake, Report};
 pub use schema::schema;
 pub use secret::Secret;
@@ -106,6 +108,8 @@ pub struct EngineConfig {
     pub housekeeping: HousekeepingConfig,
     /// What is kept of attempts.
     pub traces: TracesConfig,
+    /// What functions keep under keys.
+    pub kv: KvConfig,
     /// The public listener's bounds.
     pub http: HttpConfig,
 }

@@ -13,7 +13,9 @@ use trigger_core::{BindError, Bus, Clock, Dispatch, Jobs, Problem, Step, Timers}
 use crate::advance::Advance;
 use crate::config::{self, Document, EngineConfig, FunctionConfig, Manifest, Report, StoreConfig};
 use crate::dispatch::{self, Dispatcher};
-use crate::executor::{Executor, ExecutorConfig, Machine, ModuleError, ModuleSource, Services, WasmExecutor};
+use crate::executor::{
+    Executor, ExecutorConfig, KeyValues, Machine, ModuleError, ModuleSource, Services, WasmExecutor,
+};
 use crate::functions::{Digest, Registry, Version, Versions};
 use crate::housekeeping::{self, Housekeeping};
 use crate::kinds::Kinds;
@@ -179,8 +181,13 @@ impl Engine {
         sources: Sources,
     ) -> Result<Arc<Self>, Error> {
         let Sources { bus, kinds, jobs, timers, clock } = sources;
-        let services = Services { jobs: jobs.clone(), timers: timers.clone(), clock: clock.clone() };
         let store = open_store(&config, &clock).await?;
+        let services = Services {
+            jobs: jobs.clone(),
+            timers: timers.clone(),
+            kv: Some(KeyValues { store: store.clone(), limits: config.kv }),
+            clock: clock.clone(),
+        };
         let executor = WasmExecutor::on(machine, Arc::new(StoredModules(store.clone())), services)
             .map_err(|error| Error::Executor(error.to_string()))?;
         let executor = Arc::new(executor);

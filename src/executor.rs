@@ -1,6 +1,6 @@
 //! One attempt: an invocation and a version in, a result and its account out.
 //!
-//! The executor knows guests and limits. It does not know slots, retries or stores: whether an attempt is made, and
+//! The executor knows guests and limits. It does not know slots, retries or queues: whether an attempt is made, and
 //! what its failure leads to, is dispatch's business.
 //!
 //! [`WasmExecutor`] runs WebAssembly, [`native::NativeExecutor`] a closure in its place.
@@ -34,7 +34,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use trigger_core::{BoxFuture, Clock, Failure, InvocationContext, Jobs, Message, Progress, Response, Timers};
 
+use crate::config::KvConfig;
 use crate::functions::{Digest, Version};
+use crate::store::Store;
 
 pub use cache::Counts;
 pub use disk::Cleaned;
@@ -67,8 +69,19 @@ pub struct Services {
     pub jobs: Option<Arc<dyn Jobs>>,
     /// The timers by name, where this build has them.
     pub timers: Option<Arc<dyn Timers>>,
+    /// What guests keep under keys, where there is a store for it.
+    pub kv: Option<KeyValues>,
     /// What "so many milliseconds from now" goes by.
     pub clock: Clock,
+}
+
+/// Where guests' entries are kept, and how much of them.
+#[derive(Clone)]
+pub struct KeyValues {
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// Its limits.
+    pub limits: KvConfig,
 }
 
 /// Where an executor gets the bytes of a module that it has not compiled yet.
@@ -241,9 +254,9 @@ pub struct LogLine {
 /// Something that a guest asked the host for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HostOp {
-    /// What: `publish`, `enqueue`, `cancel-job`, `set-timer`, `cancel-timer`, `http-response`.
+    /// What: `publish`, `enqueue`, `cancel-job`, `set-timer`, `cancel-timer`, `http-response`, `kv-get`, `kv-set`, ….
     pub op: std::borrow::Cow<'static, str>,
-    /// On what: the subject, the queue, the timer's name and key.
+    /// On what: the subject, the queue, the timer's name and key, the bucket and its key.
     pub target: String,
     /// Microseconds after the attempt began.
     pub at_micros: u64,

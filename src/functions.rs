@@ -238,6 +238,8 @@ pub struct Allow {
     pub jobs: Vec<String>,
     /// Names under which it may set and cancel timers; wildcards as in subscriptions.
     pub timers: Vec<String>,
+    /// Buckets of entries that it may read and write; wildcards as in subscriptions.
+    pub kv: Vec<String>,
 }
 
 /// An immutable pair of module and definition.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use trigger_core::Step;
 
+use super::hosts::KvSection;
 use super::housekeeping::{DeadLettersSection, HousekeepingSection};
 use super::validate::{Found, Validator, below};
 use super::{
@@ -72,6 +73,8 @@ pub(super) struct EngineSection {
     housekeeping: HousekeepingSection,
     /// What is kept of attempts.
     traces: TracesSection,
+    /// What functions keep under keys.
+    kv: KvSection,
     /// The public listener's bounds.
     http: HttpSection,
 }
@@ -135,6 +138,7 @@ impl Default for EngineSection {
             dead_letters: DeadLettersSection::default(),
             housekeeping: HousekeepingSection::default(),
             traces: TracesSection::default(),
+            kv: KvSection::default(),
             http: HttpSection::default(),
         }
     }
@@ -217,6 +221,7 @@ impl Reader<'_> {
                 keep: days(traces.keep_days),
                 max_rows: traces.max_rows,
             },
+            kv: section.kv.meant(),
             http: HttpConfig {
                 max_connections: http.max_connections as usize,
                 header_read_timeout: seconds(http.header_read_timeout_seconds),

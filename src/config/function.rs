@@ -229,6 +229,7 @@ impl Checker<'_> {
         self.grants("publish", "subjects", &typed.allow.publish, "orders.*.created");
         self.grants("jobs", "queues", &typed.allow.jobs, "mail.*");
         self.grants("timers", "timers", &typed.allow.timers, "reminders.*");
+        self.grants("kv", "buckets", &typed.allow.kv, "sessions.*");
         self.environment(&typed.env_vars);
     }
 

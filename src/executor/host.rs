@@ -2,8 +2,10 @@
 
 mod events;
 mod jobs;
+mod kv;
 mod messaging;
 mod questions;
+pub(super) mod standard;
 #[cfg(test)]
 mod tests;
 mod timers;
@@ -24,9 +26,16 @@ pub(super) mod bindings {
     wasmtime::component::bindgen!({
         path: "wit",
         world: "function",
-        // They ask the store. A component that imports neither is still called without a fiber.
+        // They ask others. A component that imports none of them is still called without a fiber.
         imports: {
             "tripline:function/jobs.cancel": async,
+            "tripline:function/key-value.get": async,
+            "tripline:function/key-value.get-entry": async,
+            "tripline:function/key-value.set": async,
+            "tripline:function/key-value.delete": async,
+            "tripline:function/key-value.increment": async,
+            "tripline:function/key-value.swap": async,
+            "tripline:function/key-value.keys": async,
             "tripline:function/timers.cancel": async,
         },
     });

@@ -2,6 +2,7 @@
 
 mod compiled;
 pub(super) mod fakes;
+mod hosts;
 mod limits;
 mod work;
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::functions::{Allow, Backoff, Jitter, Retry};
+use crate::store::KvLimits;
 use serde_json::json;
 use trigger_core::FailureCode;
 
@@ -67,6 +68,11 @@ fn every_setting_of_the_engine_can_be_set() {
         ok_rows_per_second = 8
         keep_days = 2
         max_rows = 9
+        [engine.kv]
+        max_key_bytes = 12
+        max_value_bytes = 13
+        max_keys = 14
+        max_bytes = 15
         [engine.http]
         max_connections = 10
         header_read_timeout_seconds = 11
@@ -102,6 +108,7 @@ fn every_setting_of_the_engine_can_be_set() {
             code_cache_max_bytes: 3 << 20,
         },
         traces: TracesConfig { ring: 7, ok_rows_per_second: 8, keep: Duration::from_secs(172_800), max_rows: 9 },
+        kv: KvConfig { max_key_bytes: 12, max_value_bytes: 13, of_namespace: KvLimits { max_keys: 14, max_bytes: 15 } },
         http: HttpConfig {
             max_connections: 10,
             header_read_timeout: Duration::from_secs(11),
@@ -123,7 +130,7 @@ const EVERYTHING: &str = r#"
     retry = { backoff = "linear", factor = 4, max_delay_seconds = 5.5, jitter = "quarter", max_age_seconds = 6, except = ["trap", "timeout"] }
     dlq_topic = "dead.one"
     env_vars = { SIZE = "320", EMPTY = "" }
-    allow = { publish = ["orders.*.created", "thumbs.>"], jobs = ["thumbnails", "mail.*"], timers = ["reminders"] }
+    allow = { publish = ["orders.*.created", "thumbs.>"], jobs = ["thumbnails", "mail.*"], timers = ["reminders"], kv = ["default", "sessions.*"] }
     concurrency = 7
     max_input_bytes = 8
     max_output_bytes = 9
@@ -155,6 +162,7 @@ fn every_field_of_a_definition_can_be_set() {
             publish: vec!["orders.*.created".to_owned(), "thumbs.>".to_owned()],
             jobs: vec!["thumbnails".to_owned(), "mail.*".to_owned()],
             timers: vec!["reminders".to_owned()],
+            kv: vec!["default".to_owned(), "sessions.*".to_owned()],
         },
         concurrency: Some(7),
         max_input_bytes: 8,

@@ -18,7 +18,7 @@ use crate::executor::logs::prefix;
 pub(super) const SHOWN: usize = 200;
 
 /// Why a guest was not given what it asked for; both interfaces have these cases.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
     #[error("denied: {0}")]
     Denied(String),

@@ -23,7 +23,7 @@ pub(in crate::executor) struct Fakes {
 
 impl Fakes {
     pub(in crate::executor) fn services(self: &Arc<Self>) -> Services {
-        Services { jobs: Some(self.clone()), timers: Some(self.clone()), clock: Clock::system() }
+        Services { jobs: Some(self.clone()), timers: Some(self.clone()), ..Services::default() }
     }
 
     fn cancel(&self, what: String) -> Result<Cancelled, Refused> {

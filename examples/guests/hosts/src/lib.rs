@@ -1,0 +1,69 @@
+//! Asks the host for what the lines of its payload say, one after another, and answers a line for each:
+//!
+//! | line | what is asked |
+//! | --- | --- |
+//! | `get BUCKET KEY` | the entry: `VERSION VALUE`, or `none` |
+//! | `set BUCKET KEY VALUE [TTL]` | an entry |
+//! | `delete BUCKET KEY` | whether there was one |
+//! | `add BUCKET KEY DELTA [TTL]` | the sum |
+//! | `swap BUCKET KEY VERSION VALUE` | the entry, if it has this version or, for `-`, if there is none |
+//! | `keys BUCKET PREFIX` | the keys |
+//! | `fail` | a failure that may be tried again |
+
+wit_bindgen::generate!({ path: "../../../wit", world: "function" });
+
+use tripline::function::key_value;
+
+struct Hosts;
+export!(Hosts);
+
+impl Guest for Hosts {
+    fn handle(_cx: Context, payload: Vec<u8>) -> Result<Vec<u8>, Failure> {
+        let text = String::from_utf8(payload).map_err(|_| Failure::Permanent("the payload is no text".into()))?;
+        let mut answers = String::new();
+        for line in text.lines() {
+            answers.push_str(&obey(line)?);
+            answers.push('\n');
+        }
+        Ok(answers.into_bytes())
+    }
+}
+
+fn obey(line: &str) -> Result<String, Failure> {
+    let mut words = line.split(' ');
+    let mut next = || words.next().unwrap_or_default();
+    Ok(match next() {
+        "get" => match key_value::get_entry(next(), next()) {
+            Ok(Some(entry)) => format!("{} {}", entry.version, String::from_utf8_lossy(&entry.value)),
+            Ok(None) => "none".into(),
+            Err(error) => format!("{error:?}"),
+        },
+        "set" => {
+            let (bucket, key, value, ttl) = (next(), next(), next(), next().parse().ok());
+            told(key_value::set(bucket, key, value.as_bytes(), ttl))
+        }
+        "delete" => told(key_value::delete(next(), next())),
+        "add" => {
+            let (bucket, key, delta, ttl) = (next(), next(), next().parse().unwrap_or(0), next().parse().ok());
+            told(key_value::increment(bucket, key, delta, ttl))
+        }
+        "swap" => {
+            let (bucket, key, expected, value) = (next(), next(), next().parse().ok(), next());
+            match key_value::swap(bucket, key, expected, value.as_bytes(), None) {
+                Ok(Some(version)) => version.to_string(),
+                Ok(None) => "changed".into(),
+                Err(error) => format!("{error:?}"),
+            }
+        }
+        "keys" => match key_value::keys(next(), next(), None) {
+            Ok(page) => page.keys.join(" "),
+            Err(error) => format!("{error:?}"),
+        },
+        "fail" => return Err(Failure::Retryable("told to fail".into())),
+        other => other.into(),
+    })
+}
+
+fn told<T: ToString, E: std::fmt::Debug>(result: Result<T, E>) -> String {
+    result.map_or_else(|error| format!("{error:?}"), |value| value.to_string())
+}
