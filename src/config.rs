@@ -28,7 +28,7 @@ pub(crate) mod fakes;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -38,6 +38,7 @@ use trigger_core::{Problem, Step};
 
 use crate::functions::Definition;
 use crate::kinds::Kinds;
+use crate::secrets::SecretSource;
 use crate::store::TriggerRow;
 use report::Reporter;
 use source::Parsed;
@@ -110,6 +111,8 @@ pub struct EngineConfig {
     pub traces: TracesConfig,
     /// What functions keep under keys.
     pub kv: KvConfig,
+    /// Where the secrets of functions are.
+    pub secrets: BTreeMap<String, SecretSource>,
     /// The public listener's bounds.
     pub http: HttpConfig,
 }
@@ -271,6 +274,9 @@ impl Document {
         let mut value = self.parsed.value.clone();
         Validator::new(schema::outline()).sift(&mut value, &[], &mut found);
         let engine = engine::read(value.get_mut("engine").map(Value::take), &self.directory, &mut found);
+        if self.on_disk {
+            hosts::look_for(&engine.secrets, &mut found);
+        }
         let functions = function::read_all(self, value.get_mut("functions"), &engine, kinds, &mut found);
         if found.len() == 0 && self.parsed.problems.is_empty() {
             return Ok(Manifest { engine, functions });

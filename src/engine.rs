@@ -19,6 +19,7 @@ use crate::executor::{
 use crate::functions::{Digest, Registry, Version, Versions};
 use crate::housekeeping::{self, Housekeeping};
 use crate::kinds::Kinds;
+use crate::secrets::Secrets;
 use crate::store::postgres::{PostgresSettings, PostgresStore};
 use crate::store::sqlite::{self, Place, SqliteSettings, SqliteStore};
 use crate::store::{self, Deploy, Deployed, Store};
@@ -94,6 +95,7 @@ pub struct Engine {
     pub advance: Advance,
     /// When it started, by its clock.
     pub started_at: DateTime<Utc>,
+    secrets: Arc<Secrets>,
     versions: Arc<Versions>,
     kinds: Arc<Kinds>,
     supervisor: Supervisor,
@@ -182,10 +184,12 @@ impl Engine {
     ) -> Result<Arc<Self>, Error> {
         let Sources { bus, kinds, jobs, timers, clock } = sources;
         let store = open_store(&config, &clock).await?;
+        let secrets = Arc::new(Secrets::new(config.secrets.clone()));
         let services = Services {
             jobs: jobs.clone(),
             timers: timers.clone(),
             kv: Some(KeyValues { store: store.clone(), limits: config.kv }),
+            secrets: secrets.clone(),
             clock: clock.clone(),
         };
         let executor = WasmExecutor::on(machine, Arc::new(StoredModules(store.clone())), services)
@@ -238,6 +242,7 @@ impl Engine {
             started_at: clock.now(),
             clock,
             advance,
+            secrets,
             versions,
             kinds,
             manifest: manifest.to_owned(),
@@ -286,6 +291,7 @@ impl Engine {
         for row in self.store.functions().await? {
             versions.push(self.version(row.version).await);
         }
+        self.secrets.reload();
         self.registry.replace(versions);
         self.dispatcher.routes_changed();
         self.supervisor.replace(bound).await;

@@ -18,6 +18,7 @@ mod host;
 mod http;
 mod inspect;
 mod logs;
+mod masks;
 pub mod native;
 mod reactor;
 #[cfg(test)]
@@ -36,6 +37,7 @@ use trigger_core::{BoxFuture, Clock, Failure, InvocationContext, Jobs, Message, 
 
 use crate::config::KvConfig;
 use crate::functions::{Digest, Version};
+use crate::secrets::Secrets;
 use crate::store::Store;
 
 pub use cache::Counts;
@@ -71,6 +73,8 @@ pub struct Services {
     pub timers: Option<Arc<dyn Timers>>,
     /// What guests keep under keys, where there is a store for it.
     pub kv: Option<KeyValues>,
+    /// Secrets that guests may be told.
+    pub secrets: Arc<Secrets>,
     /// What "so many milliseconds from now" goes by.
     pub clock: Clock,
 }

@@ -240,6 +240,8 @@ pub struct Allow {
     pub timers: Vec<String>,
     /// Buckets of entries that it may read and write; wildcards as in subscriptions.
     pub kv: Vec<String>,
+    /// Secrets that it is told, by name.
+    pub secrets: Vec<String>,
 }
 
 /// An immutable pair of module and definition.

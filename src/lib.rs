@@ -13,6 +13,7 @@ pub mod config;
 pub mod kinds;
 
 pub mod functions;
+pub mod secrets;
 
 pub mod dispatch;
 pub mod executor;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use trigger_core::Step;
 
-use super::hosts::KvSection;
+use super::hosts::{self, KvSection, SecretsSection};
 use super::housekeeping::{DeadLettersSection, HousekeepingSection};
 use super::validate::{Found, Validator, below};
 use super::{
@@ -75,6 +75,8 @@ pub(super) struct EngineSection {
     traces: TracesSection,
     /// What functions keep under keys.
     kv: KvSection,
+    /// Where the secrets of functions are, by name: each `{ env = "VARIABLE" }` or `{ file = "path" }`.
+    secrets: SecretsSection,
     /// The public listener's bounds.
     http: HttpSection,
 }
@@ -139,6 +141,7 @@ impl Default for EngineSection {
             housekeeping: HousekeepingSection::default(),
             traces: TracesSection::default(),
             kv: KvSection::default(),
+            secrets: SecretsSection::default(),
             http: HttpSection::default(),
         }
     }
@@ -222,6 +225,7 @@ impl Reader<'_> {
                 max_rows: traces.max_rows,
             },
             kv: section.kv.meant(),
+            secrets: hosts::secrets(&section.secrets, self.directory, self.found),
             http: HttpConfig {
                 max_connections: http.max_connections as usize,
                 header_read_timeout: seconds(http.header_read_timeout_seconds),

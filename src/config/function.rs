@@ -230,6 +230,7 @@ impl Checker<'_> {
         self.grants("jobs", "queues", &typed.allow.jobs, "mail.*");
         self.grants("timers", "timers", &typed.allow.timers, "reminders.*");
         self.grants("kv", "buckets", &typed.allow.kv, "sessions.*");
+        self.secrets(&typed.allow.secrets, engine);
         self.environment(&typed.env_vars);
     }
 
@@ -245,6 +246,21 @@ impl Checker<'_> {
                 let message = format!("{} is not a pattern of {what}: {why}", words::quoted(pattern));
                 let help = format!("\"*\" stands for one word, \">\" for all that follow: \"{example}\"");
                 self.found.value(path, message, help);
+            }
+        }
+    }
+
+    /// Whether the engine has what is granted.
+    fn secrets(&mut self, names: &[String], engine: &EngineConfig) {
+        for (index, name) in names.iter().enumerate() {
+            if !engine.secrets.contains_key(name) {
+                let path = below(self.path, ["allow".into(), "secrets".into(), index.into()]);
+                let known = words::suggestion(name, engine.secrets.keys().map(String::as_str));
+                let help = match known {
+                    Some(known) => format!("did you mean \"{known}\"?"),
+                    None => "say where it is in [engine.secrets]".to_owned(),
+                };
+                self.found.value(path, format!("the engine has no secret {}", words::quoted(name)), help);
             }
         }
     }

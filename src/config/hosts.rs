@@ -1,8 +1,14 @@
-//! What guests may use of the engine: `[engine.kv]`.
+//! What guests may use of the engine: `[engine.kv]`, `[engine.secrets]`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::names;
+use super::validate::Found;
+use crate::secrets::SecretSource;
 use crate::store::KvLimits;
 
 /// What functions keep under keys.
@@ -54,4 +60,52 @@ pub struct KvConfig {
     pub max_value_bytes: usize,
     /// What a namespace may have.
     pub of_namespace: KvLimits,
+}
+
+/// Where secrets are, by name.
+pub(super) type SecretsSection = BTreeMap<String, SecretSection>;
+
+/// Where a secret is: one of the two.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SecretSection {
+    /// A variable of the engine's environment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    env: Option<String>,
+    /// A file, relative to the manifest's directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<String>,
+}
+
+/// The sources of a section; what is mistaken is left out.
+pub(super) fn secrets(section: &SecretsSection, directory: &Path, found: &mut Found) -> BTreeMap<String, SecretSource> {
+    let mut sources = BTreeMap::new();
+    for (name, section) in section {
+        let path = vec!["engine".into(), "secrets".into(), name.as_str().into()];
+        if let Err((message, help)) = names::check_variable(name) {
+            found.key(path, message.replace("a variable", "a secret"), help);
+            continue;
+        }
+        let source = match section {
+            SecretSection { env: Some(env), file: None } => SecretSource::Env(env.clone()),
+            SecretSection { env: None, file: Some(file) } => SecretSource::File(directory.join(file)),
+            _ => {
+                let help = "write { env = \"VARIABLE\" } or { file = \"path\" }";
+                found.value(path, "a secret is in a variable or in a file", help);
+                continue;
+            }
+        };
+        sources.insert(name.clone(), source);
+    }
+    sources
+}
+
+/// Finds secrets that are not where they are said to be.
+pub(super) fn look_for(secrets: &BTreeMap<String, SecretSource>, found: &mut Found) {
+    for (name, source) in secrets {
+        if let Err(why) = source.read() {
+            let path = vec!["engine".into(), "secrets".into(), name.as_str().into()];
+            found.value(path, format!("the secret {name} cannot be read: {why}"), "set it, or correct its place");
+        }
+    }
 }

@@ -11,8 +11,13 @@ use super::host::bindings::Function;
 use super::{Abi, ModuleError, command, component, host, inspect, reactor, wasi};
 
 /// Interfaces whose host asks others than the invocation: who imports one is given services, and may wait for them.
-const SERVED: &[&str] =
-    &["tripline:function/jobs@", "tripline:function/timers@", "tripline:function/key-value@", "wasi:keyvalue/"];
+const SERVED: &[&str] = &[
+    "tripline:function/jobs@",
+    "tripline:function/timers@",
+    "tripline:function/key-value@",
+    "tripline:function/secrets@",
+    "wasi:keyvalue/",
+];
 
 /// What guests may import.
 pub(super) struct Linkers {

@@ -9,6 +9,7 @@ use trigger_core::{HttpParts, InvocationContext, Progress};
 use uuid::Uuid;
 use wasmtime::{Engine, ResourceLimiter, Store};
 
+use super::host::secrets;
 use super::logs::Logs;
 use super::wasi::Wasi;
 use super::wasm::Bounds;
@@ -90,6 +91,12 @@ impl Guest {
         }
     }
 
+    /// Gives the guest services, and hides of what it says what it may learn from them.
+    pub(super) fn serve(&mut self, served: Box<Served>) {
+        self.logs.masks = secrets::masks(&self.version.definition, &served.services);
+        self.served = Some(served);
+    }
+
     /// A store for this guest, with every limit but the clock's in place.
     pub(super) fn into_store(self, engine: &Engine) -> Store<Guest> {
         let handover = self.handover_limit();
@@ -114,12 +121,19 @@ impl Guest {
     }
 
     /// Notes that the guest asked the host for something.
-    pub(super) fn note(&mut self, op: HostOp) {
+    pub(super) fn note(&mut self, mut op: HostOp) {
         if self.host_ops.len() < MAX_HOST_OPS {
+            self.hide(&mut op.target);
+            op.error.iter_mut().for_each(|error| self.hide(error));
             self.host_ops.push(op);
         } else {
             self.host_ops_truncated = true;
         }
+    }
+
+    /// Puts stars where a text holds what others must not read.
+    pub(super) fn hide(&self, text: &mut String) {
+        self.logs.masks.hide_in(text);
     }
 
     /// Logs and host operations, if there were any.

@@ -5,6 +5,7 @@ mod jobs;
 mod kv;
 mod messaging;
 mod questions;
+pub(super) mod secrets;
 pub(super) mod standard;
 #[cfg(test)]
 mod tests;

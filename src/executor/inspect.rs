@@ -22,6 +22,7 @@ const OFFERED: &[&str] = &[
     "tripline:function/jobs@0.1.",
     "tripline:function/timers@0.1.",
     "tripline:function/key-value@0.1.",
+    "tripline:function/secrets@0.1.",
     "tripline:function/http-response@0.1.",
     "wasi:io/",
     "wasi:clocks/",

@@ -88,7 +88,9 @@ impl Wasi {
 }
 
 fn streams(guest: &Guest) -> (Arc<Mutex<Logs>>, LineStream, LineStream) {
-    let logs = Arc::new(Mutex::new(Logs::new(&guest.version.definition, guest.began)));
+    let mut logs = Logs::new(&guest.version.definition, guest.began);
+    logs.masks = guest.logs.masks.clone();
+    let logs = Arc::new(Mutex::new(logs));
     let (stdout, stderr) = (LineStream::new("stdout", logs.clone()), LineStream::new("stderr", logs.clone()));
     (logs, stdout, stderr)
 }

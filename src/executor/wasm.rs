@@ -1,5 +1,6 @@
 //! The executor of WebAssembly: finds the compiled code, makes the instance, calls it where it belongs.
 
+use std::borrow::Cow;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -280,7 +281,7 @@ impl WasmExecutor {
         let overran = Overran::default();
         let mut guest = Guest::new(version.clone(), self.inner.config.bounds, deadline);
         if compiled.linked.is_served() {
-            guest.served = Some(guest::Served::new(self.services.clone(), progress));
+            guest.serve(guest::Served::new(self.services.clone(), progress));
         }
         let call = Call { engine: self.inner.engine.clone(), guest, overran: overran.clone() };
         let work = call.begin(compiled, invocation);
@@ -406,12 +407,17 @@ struct Finish {
 /// The account of a call that is over.
 fn account(
     mut guest: Guest,
-    result: Result<Response, Failure>,
+    mut result: Result<Response, Failure>,
     began: Instant,
     ready: Option<Instant>,
     ended: Instant,
 ) -> Attempt {
     let ready = ready.unwrap_or(ended);
+    if let Err(failure) = &mut result
+        && let Cow::Owned(shown) = guest.logs.masks.hide(&failure.message)
+    {
+        failure.message = shown.into();
+    }
     Attempt {
         load: Duration::ZERO,
         instantiate: ready - began,

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::functions::{Allow, Backoff, Jitter, Retry};
+use crate::secrets::SecretSource;
 use crate::store::KvLimits;
 use serde_json::json;
 use trigger_core::FailureCode;
@@ -73,6 +74,9 @@ fn every_setting_of_the_engine_can_be_set() {
         max_value_bytes = 13
         max_keys = 14
         max_bytes = 15
+        [engine.secrets]
+        API_KEY = { env = "SHOP_API_KEY" }
+        token = { file = "secrets/token" }
         [engine.http]
         max_connections = 10
         header_read_timeout_seconds = 11
@@ -109,6 +113,11 @@ fn every_setting_of_the_engine_can_be_set() {
         },
         traces: TracesConfig { ring: 7, ok_rows_per_second: 8, keep: Duration::from_secs(172_800), max_rows: 9 },
         kv: KvConfig { max_key_bytes: 12, max_value_bytes: 13, of_namespace: KvLimits { max_keys: 14, max_bytes: 15 } },
+        secrets: [
+            ("API_KEY".to_owned(), SecretSource::Env("SHOP_API_KEY".to_owned())),
+            ("token".to_owned(), SecretSource::File("/project/secrets/token".into())),
+        ]
+        .into(),
         http: HttpConfig {
             max_connections: 10,
             header_read_timeout: Duration::from_secs(11),
@@ -120,6 +129,8 @@ fn every_setting_of_the_engine_can_be_set() {
 }
 
 const EVERYTHING: &str = r#"
+    [engine.secrets]
+    API_KEY = { env = "SHOP_API_KEY" }
     [functions.one]
     module = "modules/one.wasm"
     memory_limit_mb = 1
@@ -130,7 +141,7 @@ const EVERYTHING: &str = r#"
     retry = { backoff = "linear", factor = 4, max_delay_seconds = 5.5, jitter = "quarter", max_age_seconds = 6, except = ["trap", "timeout"] }
     dlq_topic = "dead.one"
     env_vars = { SIZE = "320", EMPTY = "" }
-    allow = { publish = ["orders.*.created", "thumbs.>"], jobs = ["thumbnails", "mail.*"], timers = ["reminders"], kv = ["default", "sessions.*"] }
+    allow = { publish = ["orders.*.created", "thumbs.>"], jobs = ["thumbnails", "mail.*"], timers = ["reminders"], kv = ["default", "sessions.*"], secrets = ["API_KEY"] }
     concurrency = 7
     max_input_bytes = 8
     max_output_bytes = 9
@@ -163,6 +174,7 @@ fn every_field_of_a_definition_can_be_set() {
             jobs: vec!["thumbnails".to_owned(), "mail.*".to_owned()],
             timers: vec!["reminders".to_owned()],
             kv: vec!["default".to_owned(), "sessions.*".to_owned()],
+            secrets: vec!["API_KEY".to_owned()],
         },
         concurrency: Some(7),
         max_input_bytes: 8,

@@ -1,6 +1,7 @@
 //! What guests are told and may do, at the host's side of the interfaces.
 
 mod kv;
+mod secrets;
 mod work;
 
 use std::sync::Arc;

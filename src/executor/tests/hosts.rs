@@ -3,12 +3,18 @@
 use super::*;
 use crate::config::KvConfig;
 use crate::executor::{KeyValues, Machine, Services};
+use crate::secrets::{SecretSource, Secrets};
 use crate::store::sqlite::{SqliteSettings, SqliteStore};
 
 /// An executor with every service, for the guest of this name.
 fn rig(module: &str, change: impl FnOnce(&mut Definition)) -> Rig {
     let store = Arc::new(SqliteStore::open(SqliteSettings::memory()).unwrap());
-    let services = Services { kv: Some(KeyValues { store, limits: KvConfig::default() }), ..Services::default() };
+    let secrets = Secrets::new([("PATH".to_owned(), SecretSource::Env("PATH".to_owned()))].into());
+    let services = Services {
+        kv: Some(KeyValues { store, limits: KvConfig::default() }),
+        secrets: Arc::new(secrets),
+        ..Services::default()
+    };
     let source = Arc::new(Modules { modules: vec![guest(module)], asked: AtomicU32::new(0) });
     let config = ExecutorConfig { max_instances: 8, ..ExecutorConfig::default() };
     let executor = WasmExecutor::on(Machine::new(config).unwrap(), source.clone(), services).unwrap();
@@ -74,4 +80,19 @@ async fn components_built_for_wasi_config_and_wasi_logging_run_as_they_are() {
     let logs = attempt.detail.unwrap().logs;
     let logs: Vec<(&str, &str)> = logs.iter().map(|line| (line.level.as_ref(), line.message.as_str())).collect();
     assert_eq!(logs, [("error", "shop: all is well"), ("error", "plain")]);
+}
+
+#[tokio::test]
+async fn a_secret_is_in_nothing_that_is_kept_of_an_attempt() {
+    let path = std::env::var("PATH").unwrap();
+    let rig = rig("hosts.component.wasm", |definition| {
+        definition.allow.secrets = vec!["PATH".to_owned()];
+    });
+    let answers = ask(&rig, "secret PATH\nsecret HOME").await;
+    assert_eq!(answers[0], path);
+    assert!(answers[1].contains("Denied") && answers[1].contains("allow.secrets"), "{answers:?}");
+    let leaked = rig.call("leak PATH").await;
+    assert_eq!(leaked.result.as_ref().unwrap_err().message, "the secret was ***");
+    assert_eq!(leaked.detail.as_ref().unwrap().logs[0].message, "the secret is ***");
+    assert!(!format!("{leaked:?}").contains(&path));
 }

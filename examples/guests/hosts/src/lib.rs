@@ -8,11 +8,13 @@
 //! | `add BUCKET KEY DELTA [TTL]` | the sum |
 //! | `swap BUCKET KEY VERSION VALUE` | the entry, if it has this version or, for `-`, if there is none |
 //! | `keys BUCKET PREFIX` | the keys |
+//! | `secret NAME` | a secret, by itself |
+//! | `leak NAME` | a secret, written to the log and told as a failure |
 //! | `fail` | a failure that may be tried again |
 
 wit_bindgen::generate!({ path: "../../../wit", world: "function" });
 
-use tripline::function::key_value;
+use tripline::function::{key_value, log, secrets};
 
 struct Hosts;
 export!(Hosts);
@@ -59,6 +61,12 @@ fn obey(line: &str) -> Result<String, Failure> {
             Ok(page) => page.keys.join(" "),
             Err(error) => format!("{error:?}"),
         },
+        "secret" => told(secrets::get(next())),
+        "leak" => {
+            let secret = told(secrets::get(next()));
+            log::write(log::Level::Info, &format!("the secret is {secret}"));
+            return Err(Failure::Permanent(format!("the secret was {secret}")));
+        }
         "fail" => return Err(Failure::Retryable("told to fail".into())),
         other => other.into(),
     })
