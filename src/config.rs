@@ -36,6 +36,7 @@ use std::time::Duration;
 use serde_json::Value;
 use trigger_core::{Problem, Step};
 
+use crate::egress::Network;
 use crate::functions::Definition;
 use crate::kinds::Kinds;
 use crate::secrets::SecretSource;
@@ -113,6 +114,8 @@ pub struct EngineConfig {
     pub kv: KvConfig,
     /// Where the secrets of functions are.
     pub secrets: BTreeMap<String, SecretSource>,
+    /// Networks that are not the public's and that guests' requests may reach all the same.
+    pub egress_networks: Vec<Network>,
     /// The public listener's bounds.
     pub http: HttpConfig,
 }

@@ -13,6 +13,7 @@ use trigger_core::{BindError, Bus, Clock, Dispatch, Jobs, Problem, Step, Timers}
 use crate::advance::Advance;
 use crate::config::{self, Document, EngineConfig, FunctionConfig, Manifest, Report, StoreConfig};
 use crate::dispatch::{self, Dispatcher};
+use crate::egress::{Egress, SystemResolver};
 use crate::executor::{
     Executor, ExecutorConfig, KeyValues, Machine, ModuleError, ModuleSource, Services, WasmExecutor,
 };
@@ -190,6 +191,7 @@ impl Engine {
             timers: timers.clone(),
             kv: Some(KeyValues { store: store.clone(), limits: config.kv }),
             secrets: secrets.clone(),
+            egress: Arc::new(Egress::new(config.egress_networks.clone(), Arc::new(SystemResolver))),
             clock: clock.clone(),
         };
         let executor = WasmExecutor::on(machine, Arc::new(StoredModules(store.clone())), services)

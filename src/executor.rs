@@ -20,6 +20,7 @@ mod inspect;
 mod logs;
 mod masks;
 pub mod native;
+mod outbound;
 mod reactor;
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,7 @@ use tokio::sync::watch;
 use trigger_core::{BoxFuture, Clock, Failure, InvocationContext, Jobs, Message, Progress, Response, Timers};
 
 use crate::config::KvConfig;
+use crate::egress::Egress;
 use crate::functions::{Digest, Version};
 use crate::secrets::Secrets;
 use crate::store::Store;
@@ -75,6 +77,8 @@ pub struct Services {
     pub kv: Option<KeyValues>,
     /// Secrets that guests may be told.
     pub secrets: Arc<Secrets>,
+    /// The way to the outside.
+    pub egress: Arc<Egress>,
     /// What "so many milliseconds from now" goes by.
     pub clock: Clock,
 }
@@ -260,14 +264,17 @@ pub struct LogLine {
 pub struct HostOp {
     /// What: `publish`, `enqueue`, `cancel-job`, `set-timer`, `cancel-timer`, `http-response`, `kv-get`, `kv-set`, ….
     pub op: std::borrow::Cow<'static, str>,
-    /// On what: the subject, the queue, the timer's name and key, the bucket and its key.
+    /// On what: the subject, the queue, the timer's name and key, the bucket and its key, the scheme, host and port.
     pub target: String,
     /// Microseconds after the attempt began.
     pub at_micros: u64,
     /// How long it took.
     pub duration_micros: u64,
-    /// Bytes that went with it.
+    /// Bytes that went with it; of a request to the outside, those of the response's body.
     pub bytes: u64,
+    /// The status of a response.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
     /// Whether it was done, or the reason it was not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,

@@ -111,6 +111,8 @@ pub struct Definition {
     pub max_input_bytes: u64,
     /// The largest answer taken from the guest, in bytes.
     pub max_output_bytes: u64,
+    /// The most bytes of responses that one attempt takes over HTTP, together.
+    pub max_outbound_bytes: u64,
     /// The most log lines kept of one attempt.
     pub max_log_lines: u32,
     /// The most bytes of log kept of one attempt.
@@ -135,6 +137,7 @@ impl Definition {
             concurrency: None,
             max_input_bytes: 8 << 20,
             max_output_bytes: 4 << 20,
+            max_outbound_bytes: 8 << 20,
             max_log_lines: 256,
             max_log_bytes: 64 << 10,
         }
@@ -242,6 +245,8 @@ pub struct Allow {
     pub kv: Vec<String>,
     /// Secrets that it is told, by name.
     pub secrets: Vec<String>,
+    /// Whom it may send requests to: a scheme, a host (`*.` before it for all that end so) and perhaps a port.
+    pub http: Vec<String>,
 }
 
 /// An immutable pair of module and definition.

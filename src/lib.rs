@@ -12,6 +12,7 @@
 pub mod config;
 pub mod kinds;
 
+pub mod egress;
 pub mod functions;
 pub mod secrets;
 

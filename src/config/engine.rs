@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use trigger_core::Step;
 
-use super::hosts::{self, KvSection, SecretsSection};
+use super::hosts::{self, EgressSection, KvSection, SecretsSection};
 use super::housekeeping::{DeadLettersSection, HousekeepingSection};
 use super::validate::{Found, Validator, below};
 use super::{
@@ -77,6 +77,8 @@ pub(super) struct EngineSection {
     kv: KvSection,
     /// Where the secrets of functions are, by name: each `{ env = "VARIABLE" }` or `{ file = "path" }`.
     secrets: SecretsSection,
+    /// What guests' requests may reach beside public addresses.
+    egress: EgressSection,
     /// The public listener's bounds.
     http: HttpSection,
 }
@@ -142,6 +144,7 @@ impl Default for EngineSection {
             traces: TracesSection::default(),
             kv: KvSection::default(),
             secrets: SecretsSection::default(),
+            egress: EgressSection::default(),
             http: HttpSection::default(),
         }
     }
@@ -226,6 +229,7 @@ impl Reader<'_> {
             },
             kv: section.kv.meant(),
             secrets: hosts::secrets(&section.secrets, self.directory, self.found),
+            egress_networks: section.egress.meant(self.found),
             http: HttpConfig {
                 max_connections: http.max_connections as usize,
                 header_read_timeout: seconds(http.header_read_timeout_seconds),

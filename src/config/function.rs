@@ -10,6 +10,7 @@ use trigger_core::{FailureCode, Step, subject};
 use super::triggers::Triggers;
 use super::validate::{Found, Validator, below};
 use super::{Document, EngineConfig, FunctionConfig, names, words};
+use crate::egress::Grant;
 use crate::functions::{Allow, Definition, Retry};
 use crate::kinds::{Kinds, inline_schema};
 
@@ -69,6 +70,9 @@ struct FunctionSection {
     /// The largest answer that is taken from the guest.
     #[schemars(range(min = 0, max = 268_435_456))]
     max_output_bytes: u64,
+    /// Bytes of responses that one attempt takes over HTTP, together.
+    #[schemars(range(min = 0, max = 1_073_741_824))]
+    max_outbound_bytes: u64,
     /// Log lines kept of one attempt.
     #[schemars(range(min = 0, max = 100_000))]
     max_log_lines: u32,
@@ -94,6 +98,7 @@ impl Default for FunctionSection {
             concurrency: definition.concurrency,
             max_input_bytes: definition.max_input_bytes,
             max_output_bytes: definition.max_output_bytes,
+            max_outbound_bytes: definition.max_outbound_bytes,
             max_log_lines: definition.max_log_lines,
             max_log_bytes: definition.max_log_bytes,
         }
@@ -117,6 +122,7 @@ impl FunctionSection {
             concurrency: self.concurrency,
             max_input_bytes: self.max_input_bytes,
             max_output_bytes: self.max_output_bytes,
+            max_outbound_bytes: self.max_outbound_bytes,
             max_log_lines: self.max_log_lines,
             max_log_bytes: self.max_log_bytes,
         }
@@ -230,6 +236,7 @@ impl Checker<'_> {
         self.grants("jobs", "queues", &typed.allow.jobs, "mail.*");
         self.grants("timers", "timers", &typed.allow.timers, "reminders.*");
         self.grants("kv", "buckets", &typed.allow.kv, "sessions.*");
+        self.hosts(&typed.allow.http);
         self.secrets(&typed.allow.secrets, engine);
         self.environment(&typed.env_vars);
     }
@@ -246,6 +253,21 @@ impl Checker<'_> {
                 let message = format!("{} is not a pattern of {what}: {why}", words::quoted(pattern));
                 let help = format!("\"*\" stands for one word, \">\" for all that follow: \"{example}\"");
                 self.found.value(path, message, help);
+            }
+        }
+    }
+
+    /// Whom requests may be sent to.
+    fn hosts(&mut self, grants: &[String]) {
+        if grants.len() > MAX_ENTRIES {
+            let message = format!("a function has at most {MAX_ENTRIES} grants, this one has {}", grants.len());
+            return self.wrong(&["allow", "http"], message, "use wildcards");
+        }
+        for (index, grant) in grants.iter().enumerate() {
+            if let Err(why) = grant.parse::<Grant>() {
+                let path = below(self.path, ["allow".into(), "http".into(), index.into()]);
+                let help = "write a scheme, a host and perhaps a port: \"https://api.example.com\", \"http://*.internal:8080\"";
+                self.found.value(path, format!("{} cannot be granted: {why}", words::quoted(grant)), help);
             }
         }
     }

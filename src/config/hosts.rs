@@ -1,4 +1,4 @@
-//! What guests may use of the engine: `[engine.kv]`, `[engine.secrets]`.
+//! What guests may use of the engine: `[engine.kv]`, `[engine.secrets]`, `[engine.egress]`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,8 +6,9 @@ use std::path::Path;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::names;
 use super::validate::Found;
+use super::{names, words};
+use crate::egress::Network;
 use crate::secrets::SecretSource;
 use crate::store::KvLimits;
 
@@ -107,5 +108,31 @@ pub(super) fn look_for(secrets: &BTreeMap<String, SecretSource>, found: &mut Fou
             let path = vec!["engine".into(), "secrets".into(), name.as_str().into()];
             found.value(path, format!("the secret {name} cannot be read: {why}"), "set it, or correct its place");
         }
+    }
+}
+
+/// What guests' requests may reach beside public addresses.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct EgressSection {
+    /// Networks that are not the public's and may be reached all the same, as `address/bits`.
+    allow_networks: Vec<String>,
+}
+
+impl EgressSection {
+    /// The networks; what is none is left out.
+    pub(super) fn meant(&self, found: &mut Found) -> Vec<Network> {
+        let mut networks = Vec::new();
+        for (index, text) in self.allow_networks.iter().enumerate() {
+            match text.parse() {
+                Ok(network) => networks.push(network),
+                Err(why) => {
+                    let path = vec!["engine".into(), "egress".into(), "allow_networks".into(), index.into()];
+                    let message = format!("{} is not a network: {why}", words::quoted(text));
+                    found.value(path, message, "write it like \"10.1.0.0/16\" or \"fd00::/8\"");
+                }
+            }
+        }
+        networks
     }
 }

@@ -16,7 +16,9 @@ const SERVED: &[&str] = &[
     "tripline:function/timers@",
     "tripline:function/key-value@",
     "tripline:function/secrets@",
+    "tripline:function/http-client@",
     "wasi:keyvalue/",
+    "wasi:http/outgoing-handler@",
 ];
 
 /// What guests may import.

@@ -5,12 +5,13 @@ use std::time::Instant;
 use std::sync::Arc;
 
 use tokio::sync::watch;
-use trigger_core::{HttpParts, InvocationContext, Progress};
+use trigger_core::{HttpParts, InvocationContext, Progress, TraceContext};
 use uuid::Uuid;
 use wasmtime::{Engine, ResourceLimiter, Store};
 
 use super::host::secrets;
 use super::logs::Logs;
+use super::outbound::Outbound;
 use super::wasi::Wasi;
 use super::wasm::Bounds;
 use super::{Detail, Effects, HostOp, MAX_HOST_OPS, Services};
@@ -53,13 +54,17 @@ pub(super) struct Served {
     pub(super) services: Arc<Services>,
     /// Where progress goes, if somebody wants to know.
     pub(super) progress: Option<watch::Sender<Progress>>,
+    /// The attempt's place in its trace, where requests are sent from.
+    pub(super) trace: Option<TraceContext>,
+    /// Requests to the outside, once there was one.
+    outbound: Option<Arc<Outbound>>,
     /// The timers among the events that are held back.
     pub(super) timers: Vec<HeldTimer>,
 }
 
 impl Served {
     pub(super) fn new(services: Arc<Services>, progress: Option<watch::Sender<Progress>>) -> Box<Self> {
-        Box::new(Self { services, progress, timers: Vec::new() })
+        Box::new(Self { services, progress, trace: None, outbound: None, timers: Vec::new() })
     }
 }
 
@@ -95,6 +100,15 @@ impl Guest {
     pub(super) fn serve(&mut self, served: Box<Served>) {
         self.logs.masks = secrets::masks(&self.version.definition, &served.services);
         self.served = Some(served);
+    }
+
+    /// What the attempt sends to the outside, whichever interface it does it by.
+    pub(super) fn outbound(&mut self) -> Option<Arc<Outbound>> {
+        if self.served.as_ref()?.outbound.is_none() {
+            let outbound = Outbound::of(self);
+            self.served.as_mut()?.outbound = outbound;
+        }
+        self.served.as_ref()?.outbound.clone()
     }
 
     /// A store for this guest, with every limit but the clock's in place.
@@ -144,6 +158,10 @@ impl Guest {
             logs.merge(said);
         }
         let (logs, logs_truncated) = logs.into_lines();
+        if let Some(outbound) = self.served.as_mut().and_then(|served| served.outbound.take()) {
+            outbound.ops().into_iter().for_each(|op| self.note(op));
+            self.host_ops.sort_by_key(|op| op.at_micros);
+        }
         if logs.is_empty() && !logs_truncated && self.host_ops.is_empty() {
             return None;
         }

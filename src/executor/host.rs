@@ -1,6 +1,7 @@
 //! The host's side of `wit/tripline.wit`: what a guest may ask for.
 
 mod events;
+mod http_client;
 mod jobs;
 mod kv;
 mod messaging;
@@ -37,6 +38,7 @@ pub(super) mod bindings {
             "tripline:function/key-value.increment": async,
             "tripline:function/key-value.swap": async,
             "tripline:function/key-value.keys": async,
+            "tripline:function/http-client.send": async,
             "tripline:function/timers.cancel": async,
         },
     });
@@ -119,6 +121,7 @@ impl Guest {
             at_micros,
             duration_micros: began.elapsed().as_micros() as u64,
             bytes: bytes as u64,
+            status: None,
             error,
         });
     }

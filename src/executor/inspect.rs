@@ -23,6 +23,7 @@ const OFFERED: &[&str] = &[
     "tripline:function/timers@0.1.",
     "tripline:function/key-value@0.1.",
     "tripline:function/secrets@0.1.",
+    "tripline:function/http-client@0.1.",
     "tripline:function/http-response@0.1.",
     "wasi:io/",
     "wasi:clocks/",
@@ -31,7 +32,6 @@ const OFFERED: &[&str] = &[
     // There are no directories in them.
     "wasi:filesystem/",
     "wasi:http/types@0.2.",
-    // Every request is denied.
     "wasi:http/outgoing-handler@0.2.",
 ];
 

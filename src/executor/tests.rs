@@ -4,6 +4,7 @@ mod compiled;
 pub(super) mod fakes;
 mod hosts;
 mod limits;
+mod outbound;
 mod work;
 
 use std::sync::Arc;

@@ -72,11 +72,21 @@ pub struct Bounds {
     pub max_effects: usize,
     /// Bytes of all of them, headers included.
     pub max_effect_bytes: usize,
+    /// Requests to the outside.
+    pub max_requests: usize,
+    /// Those of them that are under way at once.
+    pub max_connections: usize,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { max_message_bytes: 1 << 20, max_effects: 1000, max_effect_bytes: 8 << 20 }
+        Self {
+            max_message_bytes: 1 << 20,
+            max_effects: 1000,
+            max_effect_bytes: 8 << 20,
+            max_requests: 100,
+            max_connections: 8,
+        }
     }
 }
 
@@ -281,7 +291,9 @@ impl WasmExecutor {
         let overran = Overran::default();
         let mut guest = Guest::new(version.clone(), self.inner.config.bounds, deadline);
         if compiled.linked.is_served() {
-            guest.serve(guest::Served::new(self.services.clone(), progress));
+            let mut served = guest::Served::new(self.services.clone(), progress);
+            served.trace = Some(invocation.trace.child());
+            guest.serve(served);
         }
         let call = Call { engine: self.inner.engine.clone(), guest, overran: overran.clone() };
         let work = call.begin(compiled, invocation);
@@ -309,7 +321,7 @@ impl Call {
         match &compiled.linked {
             Linked::Component { wasi, .. } => {
                 if *wasi {
-                    self.guest.wasi = Some(Box::new(Wasi::component(&self.guest)));
+                    self.guest.wasi = Some(Box::new(Wasi::component(&mut self.guest)));
                 }
                 self.guest.invocation = Some(Box::new(invocation.clone()));
                 let invocation = Box::new(invocation.clone());
@@ -327,7 +339,7 @@ impl Call {
                 })
             }
             Linked::Http { asks, .. } => {
-                self.guest.wasi = Some(Box::new(Wasi::component(&self.guest)));
+                self.guest.wasi = Some(Box::new(Wasi::component(&mut self.guest)));
                 self.guest.invocation = asks.then(|| Box::new(invocation.clone()));
                 let (request, told) = (http::request(invocation), http::Told::of(invocation));
                 self.guarded(move |store| {

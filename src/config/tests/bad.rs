@@ -179,6 +179,14 @@ const BAD: &[(&str, &str)] = &[
         "engine:secrets = { A = { env = \"A\", file = \"a\" } }",
         "engine.secrets.A: a secret is in a variable or in a file",
     ),
+    (
+        "allow = { http = [\"https://a\", \"api.example.com\"] }",
+        "functions.one.allow.http[1]: \"api.example.com\" cannot be granted: it has no scheme",
+    ),
+    (
+        "engine:egress = { allow_networks = [\"10.0.0.0\"] }",
+        "engine.egress.allow_networks[0]: \"10.0.0.0\" is not a network",
+    ),
     // The environment. What is set there is repeated nowhere.
     ("env_vars = { A = 1234 }", "functions.one.env_vars.A: expected a string, found a number"),
     ("env_vars = { A = [\"x\"] }", "functions.one.env_vars.A: expected a string, found an array"),

@@ -77,6 +77,8 @@ fn every_setting_of_the_engine_can_be_set() {
         [engine.secrets]
         API_KEY = { env = "SHOP_API_KEY" }
         token = { file = "secrets/token" }
+        [engine.egress]
+        allow_networks = ["127.0.0.0/8", "fd00::/8"]
         [engine.http]
         max_connections = 10
         header_read_timeout_seconds = 11
@@ -118,6 +120,7 @@ fn every_setting_of_the_engine_can_be_set() {
             ("token".to_owned(), SecretSource::File("/project/secrets/token".into())),
         ]
         .into(),
+        egress_networks: vec!["127.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()],
         http: HttpConfig {
             max_connections: 10,
             header_read_timeout: Duration::from_secs(11),
@@ -141,10 +144,11 @@ const EVERYTHING: &str = r#"
     retry = { backoff = "linear", factor = 4, max_delay_seconds = 5.5, jitter = "quarter", max_age_seconds = 6, except = ["trap", "timeout"] }
     dlq_topic = "dead.one"
     env_vars = { SIZE = "320", EMPTY = "" }
-    allow = { publish = ["orders.*.created", "thumbs.>"], jobs = ["thumbnails", "mail.*"], timers = ["reminders"], kv = ["default", "sessions.*"], secrets = ["API_KEY"] }
+    allow = { publish = ["orders.*.created", "thumbs.>"], jobs = ["thumbnails", "mail.*"], timers = ["reminders"], kv = ["default", "sessions.*"], secrets = ["API_KEY"], http = ["https://api.example.com"] }
     concurrency = 7
     max_input_bytes = 8
     max_output_bytes = 9
+    max_outbound_bytes = 12
     max_log_lines = 10
     max_log_bytes = 11
 "#;
@@ -175,10 +179,12 @@ fn every_field_of_a_definition_can_be_set() {
             timers: vec!["reminders".to_owned()],
             kv: vec!["default".to_owned(), "sessions.*".to_owned()],
             secrets: vec!["API_KEY".to_owned()],
+            http: vec!["https://api.example.com".to_owned()],
         },
         concurrency: Some(7),
         max_input_bytes: 8,
         max_output_bytes: 9,
+        max_outbound_bytes: 12,
         max_log_lines: 10,
         max_log_bytes: 11,
     };

@@ -10,11 +10,12 @@
 //! | `keys BUCKET PREFIX` | the keys |
 //! | `secret NAME` | a secret, by itself |
 //! | `leak NAME` | a secret, written to the log and told as a failure |
+//! | `http METHOD URL [redirects=N] [timeout=MS] [body=B] [HEADER:VALUE …]` | a request: `STATUS BODY` |
 //! | `fail` | a failure that may be tried again |
 
 wit_bindgen::generate!({ path: "../../../wit", world: "function" });
 
-use tripline::function::{key_value, log, secrets};
+use tripline::function::{http_client, key_value, log, secrets};
 
 struct Hosts;
 export!(Hosts);
@@ -66,6 +67,29 @@ fn obey(line: &str) -> Result<String, Failure> {
             let secret = told(secrets::get(next()));
             log::write(log::Level::Info, &format!("the secret is {secret}"));
             return Err(Failure::Permanent(format!("the secret was {secret}")));
+        }
+        "http" => {
+            let mut request = http_client::Request {
+                method: next().into(),
+                url: next().into(),
+                headers: Vec::new(),
+                body: Vec::new(),
+                timeout: None,
+                redirects: 0,
+            };
+            for word in words {
+                match (word.split_once('='), word.split_once(':')) {
+                    (Some(("redirects", count)), _) => request.redirects = count.parse().unwrap_or(0),
+                    (Some(("timeout", millis)), _) => request.timeout = millis.parse().ok(),
+                    (Some(("body", body)), _) => request.body = body.into(),
+                    (_, Some((name, value))) => request.headers.push((name.into(), value.as_bytes().to_vec())),
+                    _ => {}
+                }
+            }
+            match http_client::send(&request) {
+                Ok(response) => format!("{} {}", response.status, String::from_utf8_lossy(&response.body)),
+                Err(error) => format!("{error:?}"),
+            }
         }
         "fail" => return Err(Failure::Retryable("told to fail".into())),
         other => other.into(),
