@@ -1,7 +1,7 @@
 //! The engine: its parts put together, a manifest applied to them, and the way they stop.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -12,10 +12,10 @@ use trigger_core::{BindError, Bus, Clock, Dispatch, Jobs, Problem, Step, Timers}
 
 use crate::advance::Advance;
 use crate::config::{self, Document, EngineConfig, FunctionConfig, Manifest, Report, StoreConfig};
-use crate::dispatch::{self, Dispatcher};
+use crate::dispatch::{self, Dispatcher, slots};
 use crate::egress::{Egress, SystemResolver};
 use crate::executor::{
-    Executor, ExecutorConfig, KeyValues, Machine, ModuleError, ModuleSource, Services, WasmExecutor,
+    Executor, ExecutorConfig, Functions, KeyValues, Machine, ModuleError, ModuleSource, Services, WasmExecutor,
 };
 use crate::functions::{Digest, Registry, Version, Versions};
 use crate::housekeeping::{self, Housekeeping};
@@ -167,7 +167,8 @@ fn cache_dir(manifest: &Path, config: &EngineConfig) -> Option<PathBuf> {
 /// What the executor is told by the engine's settings.
 pub fn executor_config(manifest: &Path, config: &EngineConfig) -> ExecutorConfig {
     ExecutorConfig {
-        max_instances: config.max_concurrency as u32,
+        // Those whose callers wait for them are more than there are slots.
+        max_instances: (config.max_concurrency + slots::nested(config.max_concurrency)) as u32,
         max_memory_mb: config.max_memory_mb,
         max_module_bytes: config.max_module_bytes,
         cache_dir: cache_dir(manifest, config),
@@ -185,12 +186,14 @@ impl Engine {
     ) -> Result<Arc<Self>, Error> {
         let Sources { bus, kinds, jobs, timers, clock } = sources;
         let store = open_store(&config, &clock).await?;
+        let functions = Arc::new(OnceLock::new());
         let secrets = Arc::new(Secrets::new(config.secrets.clone()));
         let services = Services {
             jobs: jobs.clone(),
             timers: timers.clone(),
             kv: Some(KeyValues { store: store.clone(), limits: config.kv }),
             secrets: secrets.clone(),
+            functions: functions.clone(),
             egress: Arc::new(Egress::new(config.egress_networks.clone(), Arc::new(SystemResolver))),
             clock: clock.clone(),
         };
@@ -225,6 +228,8 @@ impl Engine {
                 clock: clock.clone(),
             },
         );
+        let callable: Weak<dyn Functions> = Arc::downgrade(&dispatcher) as _;
+        assert!(functions.set(callable).is_ok(), "an engine has one dispatcher");
         let housekeeping =
             Housekeeping::new(config.clone(), clock.clone(), store.clone(), dispatcher.clone(), executor.clone());
         let dispatch: Arc<dyn Dispatch> = dispatcher.clone();

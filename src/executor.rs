@@ -27,14 +27,16 @@ mod tests;
 mod wasi;
 mod wasm;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use trigger_core::{BoxFuture, Clock, Failure, InvocationContext, Jobs, Message, Progress, Response, Timers};
+use trigger_core::{
+    Answer, BoxFuture, Clock, Custody, Failure, InvocationContext, Jobs, Message, Progress, Response, Timers,
+};
 
 use crate::config::KvConfig;
 use crate::egress::Egress;
@@ -79,8 +81,19 @@ pub struct Services {
     pub secrets: Arc<Secrets>,
     /// The way to the outside.
     pub egress: Arc<Egress>,
+    /// Other functions, once there is somebody who runs them.
+    pub functions: Arc<OnceLock<Weak<dyn Functions>>>,
     /// What "so many milliseconds from now" goes by.
     pub clock: Clock,
+}
+
+/// Functions as other functions call them.
+pub trait Functions: Send + Sync + 'static {
+    /// An event for a function; `None` where there is no function of this name.
+    fn event(&self, namespace: &str, name: &str, custody: Custody, payload: Bytes) -> Option<InvocationContext>;
+
+    /// Runs an event in the place of its caller, which waits for it: once, at once, and no longer than until `deadline`.
+    fn invoke(&self, event: InvocationContext, deadline: Instant) -> BoxFuture<'_, Answer>;
 }
 
 /// Where guests' entries are kept, and how much of them.

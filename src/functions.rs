@@ -243,6 +243,9 @@ pub struct Allow {
     pub timers: Vec<String>,
     /// Buckets of entries that it may read and write; wildcards as in subscriptions.
     pub kv: Vec<String>,
+    /// Functions that it may call: `name` in its own namespace, `namespace.name` in another; wildcards as in
+    /// subscriptions.
+    pub invoke: Vec<String>,
     /// Secrets that it is told, by name.
     pub secrets: Vec<String>,
     /// Whom it may send requests to: a scheme, a host (`*.` before it for all that end so) and perhaps a port.

@@ -236,6 +236,7 @@ impl Checker<'_> {
         self.grants("jobs", "queues", &typed.allow.jobs, "mail.*");
         self.grants("timers", "timers", &typed.allow.timers, "reminders.*");
         self.grants("kv", "buckets", &typed.allow.kv, "sessions.*");
+        self.grants("invoke", "functions", &typed.allow.invoke, "billing.*");
         self.hosts(&typed.allow.http);
         self.secrets(&typed.allow.secrets, engine);
         self.environment(&typed.env_vars);

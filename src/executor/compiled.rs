@@ -17,6 +17,7 @@ const SERVED: &[&str] = &[
     "tripline:function/key-value@",
     "tripline:function/secrets@",
     "tripline:function/http-client@",
+    "tripline:function/functions@",
     "wasi:keyvalue/",
     "wasi:http/outgoing-handler@",
 ];

@@ -1,6 +1,7 @@
 //! The host's side of `wit/tripline.wit`: what a guest may ask for.
 
 mod events;
+mod functions;
 mod http_client;
 mod jobs;
 mod kv;
@@ -39,6 +40,7 @@ pub(super) mod bindings {
             "tripline:function/key-value.swap": async,
             "tripline:function/key-value.keys": async,
             "tripline:function/http-client.send": async,
+            "tripline:function/functions.invoke": async,
             "tripline:function/timers.cancel": async,
         },
     });

@@ -24,6 +24,7 @@ const OFFERED: &[&str] = &[
     "tripline:function/key-value@0.1.",
     "tripline:function/secrets@0.1.",
     "tripline:function/http-client@0.1.",
+    "tripline:function/functions@0.1.",
     "tripline:function/http-response@0.1.",
     "wasi:io/",
     "wasi:clocks/",

@@ -187,6 +187,7 @@ const BAD: &[(&str, &str)] = &[
         "engine:egress = { allow_networks = [\"10.0.0.0\"] }",
         "engine.egress.allow_networks[0]: \"10.0.0.0\" is not a network",
     ),
+    ("allow = { invoke = [\"a..b\"] }", "functions.one.allow.invoke[0]: \"a..b\" is not a pattern of functions"),
     // The environment. What is set there is repeated nowhere.
     ("env_vars = { A = 1234 }", "functions.one.env_vars.A: expected a string, found a number"),
     ("env_vars = { A = [\"x\"] }", "functions.one.env_vars.A: expected a string, found an array"),

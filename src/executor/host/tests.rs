@@ -1,5 +1,6 @@
 //! What guests are told and may do, at the host's side of the interfaces.
 
+mod functions;
 mod kv;
 mod secrets;
 mod work;

@@ -11,11 +11,13 @@
 //! | `secret NAME` | a secret, by itself |
 //! | `leak NAME` | a secret, written to the log and told as a failure |
 //! | `http METHOD URL [redirects=N] [timeout=MS] [body=B] [HEADER:VALUE …]` | a request: `STATUS BODY` |
+//! | `invoke FUNCTION PAYLOAD…` | another function's answer |
+//! | `invoke-async FUNCTION PAYLOAD…` | the event's id |
 //! | `fail` | a failure that may be tried again |
 
 wit_bindgen::generate!({ path: "../../../wit", world: "function" });
 
-use tripline::function::{http_client, key_value, log, secrets};
+use tripline::function::{functions, http_client, key_value, log, secrets};
 
 struct Hosts;
 export!(Hosts);
@@ -89,6 +91,19 @@ fn obey(line: &str) -> Result<String, Failure> {
             match http_client::send(&request) {
                 Ok(response) => format!("{} {}", response.status, String::from_utf8_lossy(&response.body)),
                 Err(error) => format!("{error:?}"),
+            }
+        }
+        call @ ("invoke" | "invoke-async") => {
+            let function = next();
+            let payload: Vec<&str> = words.collect();
+            let payload = payload.join(" ").replace(';', "\n").into_bytes();
+            let options = functions::Options { content_type: None, headers: Vec::new() };
+            match call {
+                "invoke" => {
+                    let answered = functions::invoke(function, &payload, &options);
+                    told(answered.map(|answer| String::from_utf8_lossy(&answer).trim_end().to_owned()))
+                }
+                _ => told(functions::invoke_async(function, &payload, &options)),
             }
         }
         "fail" => return Err(Failure::Retryable("told to fail".into())),
