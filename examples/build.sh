@@ -41,8 +41,11 @@ examples/quickstart/modules/receipts.wasm  examples/quickstart/guests/receipts  
 examples/quickstart/modules/reminders.wasm examples/quickstart/guests/reminders wasm32-unknown-unknown
 examples/quickstart/modules/report.wasm    examples/quickstart/guests/report    wasm32-wasip1
 tests/guests/echo.component.wasm           examples/guests/echo                 wasm32-unknown-unknown
+tests/guests/fetch.wasm                    examples/guests/fetch                wasm32-unknown-unknown
 tests/guests/hello-http.wasm               examples/guests/hello-http           wasm32-unknown-unknown
 tests/guests/sql.component.wasm            examples/guests/sql                  wasm32-unknown-unknown
+tests/guests/hosts.component.wasm          examples/guests/hosts                wasm32-unknown-unknown
+tests/guests/standard.component.wasm       examples/guests/standard             wasm32-unknown-unknown
 tests/guests/work.component.wasm           examples/guests/work                 wasm32-unknown-unknown
 '
 each_module() { # runs a function with module, sources and target of every module

@@ -12,6 +12,7 @@
 mod databases;
 mod engine;
 mod function;
+mod hosts;
 mod housekeeping;
 mod names;
 mod report;
@@ -36,13 +37,16 @@ use std::time::Duration;
 use serde_json::Value;
 use trigger_core::{Problem, Step};
 
+use crate::egress::Network;
 use crate::functions::Definition;
 use crate::kinds::Kinds;
+use crate::secrets::SecretSource;
 use crate::store::TriggerRow;
 use report::Reporter;
 use source::Parsed;
 use validate::{At, Found, Validator};
 
+pub use hosts::KvConfig;
 pub use report::{Mistake, Report};
 pub use schema::schema;
 pub use secret::Secret;
@@ -107,6 +111,12 @@ pub struct EngineConfig {
     pub housekeeping: HousekeepingConfig,
     /// What is kept of attempts.
     pub traces: TracesConfig,
+    /// What functions keep under keys.
+    pub kv: KvConfig,
+    /// Where the secrets of functions are.
+    pub secrets: BTreeMap<String, SecretSource>,
+    /// Networks that are not the public's and that guests' requests may reach all the same.
+    pub egress_networks: Vec<Network>,
     /// The public listener's bounds.
     pub http: HttpConfig,
     /// Databases that guests may use, by name.
@@ -270,6 +280,9 @@ impl Document {
         let mut value = self.parsed.value.clone();
         Validator::new(schema::outline()).sift(&mut value, &[], &mut found);
         let engine = engine::read(value.get_mut("engine").map(Value::take), &self.directory, &mut found);
+        if self.on_disk {
+            hosts::look_for(&engine.secrets, &mut found);
+        }
         let functions = function::read_all(self, value.get_mut("functions"), &engine, kinds, &mut found);
         if found.len() == 0 && self.parsed.problems.is_empty() {
             return Ok(Manifest { engine, functions });

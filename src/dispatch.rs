@@ -16,6 +16,7 @@ mod dead;
 mod effects;
 mod gates;
 mod inline;
+mod invoke;
 pub mod ledger;
 mod outbox;
 mod queue;
@@ -263,6 +264,7 @@ impl Dispatcher {
     ) -> Option<Result<Response, Failure>> {
         let version = running.version.clone().expect("the version is chosen before the attempt");
         let deadline = Instant::now() + version.timeout;
+        let deadline = running.deadline.map_or(deadline, |until| until.min(deadline));
         let Attempt { result, load, instantiate, run, cpu, fuel_used, memory_peak_bytes, effects, detail } = tokio::select! {
             biased;
             attempt = self.executor.attempt(&version, &running.invocation, deadline, progress) => attempt,

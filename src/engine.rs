@@ -1,7 +1,7 @@
 //! The engine: its parts put together, a manifest applied to them, and the way they stop.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -13,11 +13,15 @@ use trigger_core::{BindError, Bus, Clock, Dispatch, Jobs, Problem, Step, Timers}
 use crate::advance::Advance;
 use crate::config::{self, Document, EngineConfig, FunctionConfig, Manifest, Report, StoreConfig};
 use crate::databases::Databases;
-use crate::dispatch::{self, Dispatcher};
-use crate::executor::{Executor, ExecutorConfig, Machine, ModuleError, ModuleSource, Services, WasmExecutor};
+use crate::dispatch::{self, Dispatcher, slots};
+use crate::egress::{Egress, SystemResolver};
+use crate::executor::{
+    Executor, ExecutorConfig, Functions, KeyValues, Machine, ModuleError, ModuleSource, Services, WasmExecutor,
+};
 use crate::functions::{Digest, Registry, Version, Versions};
 use crate::housekeeping::{self, Housekeeping};
 use crate::kinds::Kinds;
+use crate::secrets::Secrets;
 use crate::store::postgres::{PostgresSettings, PostgresStore};
 use crate::store::sqlite::{self, Place, SqliteSettings, SqliteStore};
 use crate::store::{self, Deploy, Deployed, Store};
@@ -93,6 +97,7 @@ pub struct Engine {
     pub advance: Advance,
     /// When it started, by its clock.
     pub started_at: DateTime<Utc>,
+    secrets: Arc<Secrets>,
     versions: Arc<Versions>,
     kinds: Arc<Kinds>,
     supervisor: Supervisor,
@@ -163,7 +168,8 @@ fn cache_dir(manifest: &Path, config: &EngineConfig) -> Option<PathBuf> {
 /// What the executor is told by the engine's settings.
 pub fn executor_config(manifest: &Path, config: &EngineConfig) -> ExecutorConfig {
     ExecutorConfig {
-        max_instances: config.max_concurrency as u32,
+        // Those whose callers wait for them are more than there are slots.
+        max_instances: (config.max_concurrency + slots::nested(config.max_concurrency)) as u32,
         max_memory_mb: config.max_memory_mb,
         max_module_bytes: config.max_module_bytes,
         cache_dir: cache_dir(manifest, config),
@@ -180,13 +186,19 @@ impl Engine {
         sources: Sources,
     ) -> Result<Arc<Self>, Error> {
         let Sources { bus, kinds, jobs, timers, clock } = sources;
+        let store = open_store(&config, &clock).await?;
+        let functions = Arc::new(OnceLock::new());
+        let secrets = Arc::new(Secrets::new(config.secrets.clone()));
         let services = Services {
             jobs: jobs.clone(),
             timers: timers.clone(),
             databases: Databases::new(&config.databases),
+            kv: Some(KeyValues { store: store.clone(), limits: config.kv }),
+            secrets: secrets.clone(),
+            functions: functions.clone(),
+            egress: Arc::new(Egress::new(config.egress_networks.clone(), Arc::new(SystemResolver))),
             clock: clock.clone(),
         };
-        let store = open_store(&config, &clock).await?;
         let executor = WasmExecutor::on(machine, Arc::new(StoredModules(store.clone())), services)
             .map_err(|error| Error::Executor(error.to_string()))?;
         let executor = Arc::new(executor);
@@ -218,6 +230,8 @@ impl Engine {
                 clock: clock.clone(),
             },
         );
+        let callable: Weak<dyn Functions> = Arc::downgrade(&dispatcher) as _;
+        assert!(functions.set(callable).is_ok(), "an engine has one dispatcher");
         let housekeeping =
             Housekeeping::new(config.clone(), clock.clone(), store.clone(), dispatcher.clone(), executor.clone());
         let dispatch: Arc<dyn Dispatch> = dispatcher.clone();
@@ -237,6 +251,7 @@ impl Engine {
             started_at: clock.now(),
             clock,
             advance,
+            secrets,
             versions,
             kinds,
             manifest: manifest.to_owned(),
@@ -285,6 +300,7 @@ impl Engine {
         for row in self.store.functions().await? {
             versions.push(self.version(row.version).await);
         }
+        self.secrets.reload();
         self.registry.replace(versions);
         self.dispatcher.routes_changed();
         self.supervisor.replace(bound).await;

@@ -1,6 +1,6 @@
 //! One attempt: an invocation and a version in, a result and its account out.
 //!
-//! The executor knows guests and limits. It does not know slots, retries or stores: whether an attempt is made, and
+//! The executor knows guests and limits. It does not know slots, retries or queues: whether an attempt is made, and
 //! what its failure leads to, is dispatch's business.
 //!
 //! [`WasmExecutor`] runs WebAssembly, [`native::NativeExecutor`] a closure in its place.
@@ -20,7 +20,9 @@ mod host;
 mod http;
 mod inspect;
 mod logs;
+mod masks;
 pub mod native;
+mod outbound;
 mod reactor;
 mod shelf;
 #[cfg(test)]
@@ -28,17 +30,23 @@ mod tests;
 mod wasi;
 mod wasm;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use trigger_core::{BoxFuture, Clock, Failure, InvocationContext, Jobs, Message, Progress, Response, Timers};
+use trigger_core::{
+    Answer, BoxFuture, Clock, Custody, Failure, InvocationContext, Jobs, Message, Progress, Response, Timers,
+};
 
+use crate::config::KvConfig;
 use crate::databases::Databases;
+use crate::egress::Egress;
 use crate::functions::{Definition, Digest, Version};
+use crate::secrets::Secrets;
+use crate::store::Store;
 
 pub use cache::Counts;
 pub use disk::Cleaned;
@@ -73,8 +81,34 @@ pub struct Services {
     pub timers: Option<Arc<dyn Timers>>,
     /// The databases by name.
     pub databases: Databases,
+    /// What guests keep under keys, where there is a store for it.
+    pub kv: Option<KeyValues>,
+    /// Secrets that guests may be told.
+    pub secrets: Arc<Secrets>,
+    /// The way to the outside.
+    pub egress: Arc<Egress>,
+    /// Other functions, once there is somebody who runs them.
+    pub functions: Arc<OnceLock<Weak<dyn Functions>>>,
     /// What "so many milliseconds from now" goes by.
     pub clock: Clock,
+}
+
+/// Functions as other functions call them.
+pub trait Functions: Send + Sync + 'static {
+    /// An event for a function; `None` where there is no function of this name.
+    fn event(&self, namespace: &str, name: &str, custody: Custody, payload: Bytes) -> Option<InvocationContext>;
+
+    /// Runs an event in the place of its caller, which waits for it: once, at once, and no longer than until `deadline`.
+    fn invoke(&self, event: InvocationContext, deadline: Instant) -> BoxFuture<'_, Answer>;
+}
+
+/// Where guests' entries are kept, and how much of them.
+#[derive(Clone)]
+pub struct KeyValues {
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// Its limits.
+    pub limits: KvConfig,
 }
 
 /// Where an executor gets the bytes of a module that it has not compiled yet.
@@ -269,17 +303,20 @@ pub struct LogLine {
 /// Something that a guest asked the host for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HostOp {
-    /// What: `publish`, `enqueue`, `cancel-job`, `set-timer`, `cancel-timer`, `http-response`, `sql-query`,
-    /// `sql-execute`, `sql-begin`, `sql-commit`.
+    /// What: `publish`, `enqueue`, `cancel-job`, `set-timer`, `cancel-timer`, `http-response`, `kv-get`, `sql-query`, ….
     pub op: std::borrow::Cow<'static, str>,
-    /// On what: the subject, the queue, the timer's name and key, the database.
+    /// On what: the subject, the queue, the timer's name and key, the bucket and its key, the database, the scheme, host
+    /// and port.
     pub target: String,
     /// Microseconds after the attempt began.
     pub at_micros: u64,
     /// How long it took.
     pub duration_micros: u64,
-    /// Bytes that went with it.
+    /// Bytes that went with it; of a request to the outside, those of the response's body.
     pub bytes: u64,
+    /// The status of a response.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
     /// Whether it was done, or the reason it was not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,

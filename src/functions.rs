@@ -121,6 +121,8 @@ pub struct Definition {
     /// Whether an instance serves more than one attempt; each has a fresh one where this is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reuse: Option<Reuse>,
+    /// The most bytes of responses that one attempt takes over HTTP, together.
+    pub max_outbound_bytes: u64,
     /// The most log lines kept of one attempt.
     pub max_log_lines: u32,
     /// The most bytes of log kept of one attempt.
@@ -148,6 +150,7 @@ impl Definition {
             max_fuel: None,
             budget: Budget::default(),
             reuse: None,
+            max_outbound_bytes: 8 << 20,
             max_log_lines: 256,
             max_log_bytes: 64 << 10,
         }
@@ -258,6 +261,15 @@ pub struct Allow {
     pub timers: Vec<String>,
     /// Databases of `engine.databases` that it may use; wildcards as in subscriptions.
     pub sql: Vec<String>,
+    /// Buckets of entries that it may read and write; wildcards as in subscriptions.
+    pub kv: Vec<String>,
+    /// Functions that it may call: `name` in its own namespace, `namespace.name` in another; wildcards as in
+    /// subscriptions.
+    pub invoke: Vec<String>,
+    /// Secrets that it is told, by name.
+    pub secrets: Vec<String>,
+    /// Whom it may send requests to: a scheme, a host (`*.` before it for all that end so) and perhaps a port.
+    pub http: Vec<String>,
 }
 
 /// The `budget` table of a definition: an attempt that uses more of something ends with `fuel`.

@@ -88,7 +88,7 @@ pub struct Counts {
     dead_letters_over: AtomicU64,
 }
 
-const TABLES: [&str; 4] = ["results", "traces", "keys", "attempts"];
+const TABLES: [&str; 5] = ["results", "traces", "keys", "attempts", "kv"];
 
 impl Counts {
     /// Runs and failed runs of a chore.
@@ -111,7 +111,7 @@ impl Counts {
     }
 
     fn add(&self, pruned: &Pruned) {
-        let removed = [pruned.results, pruned.traces, pruned.keys, pruned.attempts];
+        let removed = [pruned.results, pruned.traces, pruned.keys, pruned.attempts, pruned.kv];
         for (counter, removed) in self.removed.iter().zip(removed) {
             counter.fetch_add(removed, Ordering::Relaxed);
         }

@@ -14,7 +14,9 @@ pub mod databases;
 pub mod kinds;
 pub mod local;
 
+pub mod egress;
 pub mod functions;
+pub mod secrets;
 
 pub mod dispatch;
 pub mod executor;

@@ -25,6 +25,7 @@ pub use dead_letters::{
 #[cfg(test)]
 mod conformance;
 mod dead_letters;
+mod kv;
 #[allow(
     clippy::disallowed_methods,
     reason = "the drivers stamp rows by the machine's clock; what is due is asked with a moment"
@@ -38,6 +39,9 @@ pub mod sqlite;
 )]
 mod stored;
 
+pub use kv::{
+    KvBucket, KvChange, KvDone, KvEntry, KvExpected, KvLimits, KvRefused, KvWrite, KvWritten, MAX_KEYS_PAGE, number,
+};
 pub use queued::{
     Accept, Admitted, BlockedKey, Claim, ClaimRequest, Claimed, FireFilter, FireRow, Lease, LedgerCount, LedgerRow,
     PRIORITY_STEP, Pause, QueueFilter, QueueRow, QueuedInvocation, Renewed, Settle, Tally,
@@ -245,6 +249,8 @@ pub struct Pruned {
     pub dead_letters_old: u64,
     /// Dead letters that were too many.
     pub dead_letters_excess: u64,
+    /// Entries of functions that had expired.
+    pub kv: u64,
     /// Whether there may be more to do.
     pub more: bool,
 }
@@ -422,6 +428,30 @@ pub trait Store: Send + Sync + 'static {
 
     /// Trace rows, newest first.
     fn traces(&self, filter: TraceFilter) -> BoxFuture<'_, Result<Vec<TraceRow>>>;
+
+    /// The entry that a key has at `now`.
+    fn kv_get(&self, bucket: KvBucket, key: String, now: DateTime<Utc>) -> BoxFuture<'_, Result<Option<KvEntry>>>;
+
+    /// Writes to keys of a bucket, no key twice: all of them in one commit, or none and the reason. What others write
+    /// to the same keys comes before or after. Answers are in the order of the question.
+    fn kv_write(
+        &self,
+        bucket: KvBucket,
+        writes: Vec<KvWrite>,
+        limits: KvLimits,
+        now: DateTime<Utc>,
+    ) -> BoxFuture<'_, Result<KvWritten>>;
+
+    /// Keys of a bucket that begin with `prefix`, behind `after`, in the order of their bytes: at most `limit` and
+    /// [`MAX_KEYS_PAGE`].
+    fn kv_keys(
+        &self,
+        bucket: KvBucket,
+        prefix: String,
+        after: Option<String>,
+        limit: u32,
+        now: DateTime<Utc>,
+    ) -> BoxFuture<'_, Result<Vec<String>>>;
 
     /// How many rows wait.
     fn depths(&self) -> BoxFuture<'_, Result<Depths>>;

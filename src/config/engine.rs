@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use trigger_core::Step;
 
 use super::databases::DatabaseSection;
+use super::hosts::{self, EgressSection, KvSection, SecretsSection};
 use super::housekeeping::{DeadLettersSection, HousekeepingSection};
 use super::validate::{Found, Validator, below};
 use super::{
@@ -75,6 +76,12 @@ pub(super) struct EngineSection {
     housekeeping: HousekeepingSection,
     /// What is kept of attempts.
     traces: TracesSection,
+    /// What functions keep under keys.
+    kv: KvSection,
+    /// Where the secrets of functions are, by name: each `{ env = "VARIABLE" }` or `{ file = "path" }`.
+    secrets: SecretsSection,
+    /// What guests' requests may reach beside public addresses.
+    egress: EgressSection,
     /// The public listener's bounds.
     http: HttpSection,
     /// Databases that guests may use, by name.
@@ -140,6 +147,9 @@ impl Default for EngineSection {
             dead_letters: DeadLettersSection::default(),
             housekeeping: HousekeepingSection::default(),
             traces: TracesSection::default(),
+            kv: KvSection::default(),
+            secrets: SecretsSection::default(),
+            egress: EgressSection::default(),
             http: HttpSection::default(),
             databases: BTreeMap::new(),
         }
@@ -223,6 +233,9 @@ impl Reader<'_> {
                 keep: days(traces.keep_days),
                 max_rows: traces.max_rows,
             },
+            kv: section.kv.meant(),
+            secrets: hosts::secrets(&section.secrets, self.directory, self.found),
+            egress_networks: section.egress.meant(self.found),
             http: HttpConfig {
                 max_connections: http.max_connections as usize,
                 header_read_timeout: seconds(http.header_read_timeout_seconds),

@@ -10,6 +10,7 @@ use trigger_core::{FailureCode, Step, subject};
 use super::triggers::Triggers;
 use super::validate::{Found, Validator, below};
 use super::{Document, EngineConfig, FunctionConfig, names, words};
+use crate::egress::Grant;
 use crate::functions::{Allow, Budget, Definition, Retry, Reuse};
 use crate::kinds::{Kinds, inline_schema};
 
@@ -80,6 +81,9 @@ struct FunctionSection {
     /// fresh instance where this is left out. Not for commands.
     #[serde(skip_serializing_if = "Option::is_none")]
     reuse: Option<Reuse>,
+    /// Bytes of responses that one attempt takes over HTTP, together.
+    #[schemars(range(min = 0, max = 1_073_741_824))]
+    max_outbound_bytes: u64,
     /// Log lines kept of one attempt.
     #[schemars(range(min = 0, max = 100_000))]
     max_log_lines: u32,
@@ -108,6 +112,7 @@ impl Default for FunctionSection {
             max_fuel: definition.max_fuel,
             budget: definition.budget,
             reuse: definition.reuse,
+            max_outbound_bytes: definition.max_outbound_bytes,
             max_log_lines: definition.max_log_lines,
             max_log_bytes: definition.max_log_bytes,
         }
@@ -134,6 +139,7 @@ impl FunctionSection {
             max_fuel: self.max_fuel,
             budget: self.budget,
             reuse: self.reuse,
+            max_outbound_bytes: self.max_outbound_bytes,
             max_log_lines: self.max_log_lines,
             max_log_bytes: self.max_log_bytes,
         }
@@ -247,6 +253,10 @@ impl Checker<'_> {
         self.grants("jobs", "queues", &typed.allow.jobs, "mail.*");
         self.grants("timers", "timers", &typed.allow.timers, "reminders.*");
         self.grants("sql", "databases", &typed.allow.sql, "shop");
+        self.grants("kv", "buckets", &typed.allow.kv, "sessions.*");
+        self.grants("invoke", "functions", &typed.allow.invoke, "billing.*");
+        self.hosts(&typed.allow.http);
+        self.secrets(&typed.allow.secrets, engine);
         self.environment(&typed.env_vars);
     }
 
@@ -262,6 +272,36 @@ impl Checker<'_> {
                 let message = format!("{} is not a pattern of {what}: {why}", words::quoted(pattern));
                 let help = format!("\"*\" stands for one word, \">\" for all that follow: \"{example}\"");
                 self.found.value(path, message, help);
+            }
+        }
+    }
+
+    /// Whom requests may be sent to.
+    fn hosts(&mut self, grants: &[String]) {
+        if grants.len() > MAX_ENTRIES {
+            let message = format!("a function has at most {MAX_ENTRIES} grants, this one has {}", grants.len());
+            return self.wrong(&["allow", "http"], message, "use wildcards");
+        }
+        for (index, grant) in grants.iter().enumerate() {
+            if let Err(why) = grant.parse::<Grant>() {
+                let path = below(self.path, ["allow".into(), "http".into(), index.into()]);
+                let help = "write a scheme, a host and perhaps a port: \"https://api.example.com\", \"http://*.internal:8080\"";
+                self.found.value(path, format!("{} cannot be granted: {why}", words::quoted(grant)), help);
+            }
+        }
+    }
+
+    /// Whether the engine has what is granted.
+    fn secrets(&mut self, names: &[String], engine: &EngineConfig) {
+        for (index, name) in names.iter().enumerate() {
+            if !engine.secrets.contains_key(name) {
+                let path = below(self.path, ["allow".into(), "secrets".into(), index.into()]);
+                let known = words::suggestion(name, engine.secrets.keys().map(String::as_str));
+                let help = match known {
+                    Some(known) => format!("did you mean \"{known}\"?"),
+                    None => "say where it is in [engine.secrets]".to_owned(),
+                };
+                self.found.value(path, format!("the engine has no secret {}", words::quoted(name)), help);
             }
         }
     }

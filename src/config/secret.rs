@@ -48,8 +48,8 @@ fn behind_scheme(addresses: &str, at: usize) -> usize {
     addresses.find("://").map(|scheme| scheme + "://".len()).filter(|start| *start <= at).unwrap_or(0)
 }
 
-/// A manifest's text as it may be shown: what is set in `env_vars` and the credentials of `bus`, `store` and databases
-/// are stars. Every byte keeps its place.
+/// A manifest's text as it may be shown: what is set in `env_vars` and `secrets` and the credentials of `bus`, `store`
+/// and databases are stars. Every byte keeps its place.
 pub(super) fn presentable(text: &str, places: &Place, broken: bool) -> String {
     let mut hidden = Vec::new();
     if broken {
@@ -64,6 +64,9 @@ pub(super) fn presentable(text: &str, places: &Place, broken: bool) -> String {
         if let Some(url) = database.get(&"url".into()) {
             url.leaves(&mut |leaf| hidden.push(credentials_within(text, leaf.value.clone())));
         }
+    }
+    if let Some(secrets) = engine.and_then(|engine| engine.get(&"secrets".into())) {
+        secrets.leaves(&mut |leaf| hidden.push(leaf.value.clone()));
     }
     let functions = places.get(&"functions".into());
     for (_, function) in functions.into_iter().flat_map(Place::keys) {
@@ -96,6 +99,13 @@ fn credentials_within(text: &str, value: Range<usize>) -> Range<usize> {
     }
 }
 
+/// Tables whose values are shown to nobody.
+pub(super) const SECRET: [&str; 2] = ["env_vars", "secrets"];
+
+fn names_secrets(line: &str) -> bool {
+    SECRET.iter().any(|key| line.contains(key))
+}
+
 /// What may be a secret in a text that cannot be parsed: everything between quotes that follows a `=`, and all of a
 /// line that sets environment or bus.
 fn lexically(text: &str) -> Vec<Range<usize>> {
@@ -107,11 +117,11 @@ fn lexically(text: &str) -> Vec<Range<usize>> {
     for line in text.split_inclusive('\n') {
         let trimmed = line.trim_start();
         if open.is_none() && trimmed.starts_with('[') && !line.contains('=') {
-            in_environment = line.contains("env_vars");
+            in_environment = names_secrets(line);
         }
         let assigned = if open.is_some() { Some(0) } else { line.find('=') };
         if let Some(assigned) = assigned {
-            let named = line.contains("env_vars");
+            let named = names_secrets(line);
             let addressed = ["bus", "store", "engine", "url"].iter().any(|key| trimmed.starts_with(key));
             let whole = in_environment || in_braces || named || addressed;
             in_braces = (in_braces || named && line.contains('{')) && !line.contains('}');

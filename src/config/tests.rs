@@ -59,12 +59,13 @@ fn with_bell(lines: &str) -> String {
 #[test]
 fn secrets_are_in_nothing_that_is_printed() {
     let text = "[engine]\nbus = \"nats://me:hunter2@host\"\nstore = \"postgres://me:hunter2@db\"\n\
+                secrets = { A = \"hunter2\", B = { env = 4711 } }\n\
                 [functions.one]\nmodule = 5\nenv_vars = { KEY = \"hunter2\", PIN = 4711, 2BAD = \"hunter2\" }\n";
     let document = Document::parse("tripline.toml", text).unwrap();
     let config = document.engine();
     assert_eq!(config.bus, BusConfig::Nats { servers: Secret::new("nats://me:hunter2@host"), credentials_file: None });
     let report = document.manifest(&kinds()).unwrap_err();
-    assert_eq!(report.mistakes().len(), 4, "{report}");
+    assert_eq!(report.mistakes().len(), 7, "{report}");
     let broken = Document::parse("tripline.toml", &text.replace("4711", "4711,,")).err().unwrap();
     for printed in [
         format!("{config:?}"),
@@ -77,6 +78,25 @@ fn secrets_are_in_nothing_that_is_printed() {
     ] {
         assert!(!printed.contains("hunter2") && !printed.contains("4711"), "{printed}");
     }
+}
+
+#[test]
+fn a_secret_that_is_not_where_it_is_said_to_be_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("tripline.toml");
+    let text = "[engine.secrets]\nONE = { env = \"TRIPLINE_NO_SUCH_VARIABLE\" }\nTWO = { file = \"two\" }\n";
+    std::fs::write(&path, text).unwrap();
+    let read = || Document::read(&path).unwrap().manifest(&kinds());
+    let told = read().unwrap_err().to_string();
+    assert!(
+        told.contains("engine.secrets.ONE: the secret ONE cannot be read: the variable TRIPLINE_NO_SUCH"),
+        "{told}"
+    );
+    assert!(told.contains("engine.secrets.TWO: the secret TWO cannot be read: the file "), "{told}");
+    std::fs::write(directory.path().join("two"), "hunter2\n").unwrap();
+    let told = read().unwrap_err().to_string();
+    assert!(!told.contains("TWO") && !told.contains("hunter2"), "{told}");
+    assert!(manifest(text).is_ok(), "a text alone is not looked up");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use jsonschema::paths::LocationSegment;
 use serde_json::Value;
 use trigger_core::{Problem, Step};
 
+use super::secret::SECRET;
 use super::words;
 
 /// How many unknown keys of a section are compared with those that are known.
@@ -176,7 +177,7 @@ impl Sieve<'_> {
             }
             What::Other => {
                 if self.first(&steps) {
-                    let secret = steps.first() == Some(&Step::from("env_vars"));
+                    let secret = SECRET.iter().any(|key| steps.first() == Some(&Step::from(*key)));
                     let bare = value.is_some_and(|value| value.is_number() || value.is_boolean());
                     let help = match schema["type"].as_str() {
                         Some("string") if bare => "put it in quotes".to_owned(),

@@ -25,6 +25,8 @@ pub(super) struct Running<'a> {
     /// Whether a row of the queue stands behind it.
     pub(super) queued: bool,
     pub(super) version: Option<Arc<Version>>,
+    /// When whoever waits for it must have its answer, where that is known.
+    pub(super) deadline: Option<Instant>,
     pub(super) wait: Duration,
     pub(super) load: Duration,
     pub(super) instantiate: Duration,
@@ -56,6 +58,7 @@ impl<'a> Running<'a> {
             invocation,
             queued: false,
             version: None,
+            deadline: None,
             wait: Duration::ZERO,
             load: Duration::ZERO,
             instantiate: Duration::ZERO,

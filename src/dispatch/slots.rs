@@ -11,6 +11,11 @@ use tokio_util::sync::CancellationToken;
 /// The most slots that the engine or a function may have.
 pub const MAX_SLOTS: usize = 10_000;
 
+/// How many attempts may run in the place of callers that wait for them, on an engine of so many slots.
+pub fn nested(slots: usize) -> usize {
+    (slots / 8).max(32)
+}
+
 /// A function's own slots, where its definition limits them.
 #[derive(Debug)]
 pub struct FunctionSlots {
@@ -75,6 +80,8 @@ impl FunctionSlots {
 #[derive(Debug)]
 pub struct Slots {
     engine: Arc<Semaphore>,
+    /// For attempts whose callers, attempts themselves, wait for them.
+    nested: Arc<Semaphore>,
     size: usize,
     waiting: AtomicUsize,
     max_waiting: usize,
@@ -96,7 +103,9 @@ impl Slots {
     /// `size` attempts at once; at most `max_waiting` wait, each for at most `max_wait`.
     pub fn new(size: usize, max_waiting: usize, max_wait: Duration) -> Self {
         let size = size.clamp(1, MAX_SLOTS);
-        Self { engine: Arc::new(Semaphore::new(size)), size, waiting: AtomicUsize::new(0), max_waiting, max_wait }
+        let nested = Arc::new(Semaphore::new(nested(size)));
+        let engine = Arc::new(Semaphore::new(size));
+        Self { engine, nested, size, waiting: AtomicUsize::new(0), max_waiting, max_wait }
     }
 
     /// How many attempts run now.
@@ -112,6 +121,17 @@ impl Slots {
         };
         let engine = self.engine.clone().try_acquire_owned().ok()?;
         Some(Slot { _engine: engine, _function: of_function })
+    }
+
+    /// A slot for an attempt whose caller is an attempt that waits for it, if there is one. It is not waited for: what
+    /// is waited for might be the caller's own.
+    pub fn try_nested(&self, function: &FunctionSlots) -> Option<Slot> {
+        let of_function = match function.semaphore() {
+            Some(semaphore) => Some(semaphore.try_acquire_owned().ok()?),
+            None => None,
+        };
+        let nested = self.nested.clone().try_acquire_owned().ok()?;
+        Some(Slot { _engine: nested, _function: of_function })
     }
 
     /// Waits for a slot: the function's first, so that a crowd for one function holds none of the engine's.

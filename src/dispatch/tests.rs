@@ -21,6 +21,7 @@ use crate::store::{DeadLetterPage, Deploy, Redriven, Store};
 use crate::traces::{Outcome, Ring};
 
 mod effects;
+mod invoke;
 mod meanwhile;
 mod on_a_virtual_clock;
 

@@ -1,5 +1,6 @@
 //! One call of a guest: where it runs, how long it may, and what it came to.
 
+use std::borrow::Cow;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -86,7 +87,7 @@ impl Call {
         match &compiled.linked {
             Linked::Component { wasi, .. } => {
                 if *wasi && kept.is_none() {
-                    self.guest.wasi = Some(Box::new(Wasi::component(&self.guest)));
+                    self.guest.wasi = Some(Box::new(Wasi::component(&mut self.guest)));
                 }
                 self.guest.invocation = Some(Box::new(invocation.clone()));
                 let invocation = Box::new(invocation.clone());
@@ -108,7 +109,7 @@ impl Call {
             }
             Linked::Http { asks, .. } => {
                 if kept.is_none() {
-                    self.guest.wasi = Some(Box::new(Wasi::component(&self.guest)));
+                    self.guest.wasi = Some(Box::new(Wasi::component(&mut self.guest)));
                 }
                 self.guest.invocation = asks.then(|| Box::new(invocation.clone()));
                 let (request, told) = (http::request(invocation), http::Told::of(invocation));
@@ -246,7 +247,12 @@ fn account(
     let result = match &guest.breach {
         Some(breach) => Err(over_budget(breach)),
         None if budget.is_some_and(|budget| cpu > budget) => Err(spent(guest)),
-        None => result,
+        None => result.map_err(|mut failure| {
+            if let Cow::Owned(shown) = guest.logs.masks.hide(&failure.message) {
+                failure.message = shown.into();
+            }
+            failure
+        }),
     };
     Attempt {
         load: Duration::ZERO,

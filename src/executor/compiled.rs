@@ -10,16 +10,26 @@ use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
 use super::guest::Guest;
 use super::host::bindings::Function;
-use super::{Abi, ModuleError, ModuleSlot, command, component, inspect, reactor, wasi};
+use super::{Abi, ModuleError, ModuleSlot, command, component, host, inspect, reactor, wasi};
 
 /// Interfaces whose host asks others than the invocation: who imports one is given services, and may wait for them.
-const SERVED: &[&str] = &["tripline:function/jobs@", "tripline:function/timers@", "tripline:function/sql@"];
+const SERVED: &[&str] = &[
+    "tripline:function/jobs@",
+    "tripline:function/timers@",
+    "tripline:function/sql@",
+    "tripline:function/key-value@",
+    "tripline:function/secrets@",
+    "tripline:function/http-client@",
+    "tripline:function/functions@",
+    "wasi:keyvalue/",
+    "wasi:http/outgoing-handler@",
+];
 
 /// What guests may import.
 pub(super) struct Linkers {
     /// The interfaces of `wit/tripline.wit` alone: nothing in them waits, but in those that are `SERVED`.
     ours: wasmtime::component::Linker<Guest>,
-    /// Those and WASI 0.2.
+    /// Those, WASI 0.2 and the other standard interfaces.
     wide: wasmtime::component::Linker<Guest>,
     /// WASI preview 1, for core modules.
     core: wasmtime::Linker<Guest>,
@@ -33,6 +43,7 @@ impl Linkers {
         Function::add_to_linker::<_, HasSelf<Guest>>(&mut wide, |guest| guest)?;
         wasmtime_wasi::p2::add_to_linker_async(&mut wide)?;
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut wide)?;
+        host::standard::add_to_linker(&mut wide)?;
         let mut core = wasmtime::Linker::new(engine);
         wasmtime_wasi::p1::add_to_linker_async(&mut core, wasi::command_context)?;
         Ok(Self { ours, wide, core })

@@ -5,13 +5,15 @@ use std::time::Instant;
 use std::sync::Arc;
 
 use tokio::sync::watch;
-use trigger_core::{HttpParts, InvocationContext, Progress};
+use trigger_core::{HttpParts, InvocationContext, Progress, TraceContext};
 use uuid::Uuid;
 use wasmtime::component::ResourceTable;
 use wasmtime::{CallHook, Engine, ResourceLimiter, Store};
 
 use super::engine::{MAX_INSTANCES, MAX_MEMORIES, MAX_TABLE_ELEMENTS, MAX_TABLES};
+use super::host::secrets;
 use super::logs::Logs;
+use super::outbound::Outbound;
 use super::wasi::Wasi;
 use super::wasm::Bounds;
 use super::{Detail, Effects, HostCalls, HostOp, MAX_HOST_OPS, Services};
@@ -57,6 +59,10 @@ pub(super) struct Served {
     pub(super) services: Arc<Services>,
     /// Where progress goes, if somebody wants to know.
     pub(super) progress: Option<watch::Sender<Progress>>,
+    /// The attempt's place in its trace, where requests are sent from.
+    pub(super) trace: Option<TraceContext>,
+    /// Requests to the outside, once there was one.
+    outbound: Option<Arc<Outbound>>,
     /// The timers among the events that are held back.
     pub(super) timers: Vec<HeldTimer>,
     /// What the guest has handles of.
@@ -66,7 +72,15 @@ pub(super) struct Served {
 
 impl Served {
     pub(super) fn new(services: Arc<Services>, progress: Option<watch::Sender<Progress>>) -> Box<Self> {
-        Box::new(Self { services, progress, timers: Vec::new(), resources: ResourceTable::new(), open_transactions: 0 })
+        Box::new(Self {
+            services,
+            progress,
+            trace: None,
+            outbound: None,
+            timers: Vec::new(),
+            resources: ResourceTable::new(),
+            open_transactions: 0,
+        })
     }
 }
 
@@ -100,6 +114,21 @@ impl Guest {
         }
     }
 
+    /// Gives the guest services, and hides of what it says what it may learn from them.
+    pub(super) fn serve(&mut self, served: Box<Served>) {
+        self.logs.masks = secrets::masks(&self.version.definition, &served.services);
+        self.served = Some(served);
+    }
+
+    /// What the attempt sends to the outside, whichever interface it does it by.
+    pub(super) fn outbound(&mut self) -> Option<Arc<Outbound>> {
+        if self.served.as_ref()?.outbound.is_none() {
+            let outbound = Outbound::of(self);
+            self.served.as_mut()?.outbound = outbound;
+        }
+        self.served.as_ref()?.outbound.clone()
+    }
+
     /// A store for this guest, with every limit but the clock's in place.
     pub(super) fn into_store(self, engine: &Engine) -> Store<Guest> {
         let mut store = Store::new(engine, self);
@@ -120,9 +149,9 @@ impl Guest {
     pub(super) fn take_over(mut self, store: &mut Store<Guest>) {
         let before = store.data_mut();
         self.limits.inherit(&before.limits);
-        self.wasi = before.wasi.take();
-        if let Some(wasi) = &mut self.wasi {
-            wasi.serve(&self.version.definition, self.began);
+        if let Some(mut wasi) = before.wasi.take() {
+            wasi.serve(&mut self);
+            self.wasi = Some(wasi);
         }
         *before = self;
         refill(store);
@@ -132,8 +161,8 @@ impl Guest {
     pub(super) fn leave(&mut self) -> bool {
         self.invocation = None;
         self.http = None;
-        self.served = None;
-        self.wasi.as_deref_mut().is_none_or(Wasi::has_finished)
+        let open = self.served.take().is_some_and(|mut served| served.resources.iter_mut().next().is_some());
+        !open && self.wasi.as_deref_mut().is_none_or(Wasi::has_finished)
     }
 
     /// The most bytes that the guest may hand to the host in one go: its answer, or what it publishes.
@@ -151,17 +180,28 @@ impl Guest {
     }
 
     /// Notes that the guest asked the host for something.
-    pub(super) fn note(&mut self, op: HostOp) {
+    pub(super) fn note(&mut self, mut op: HostOp) {
         self.count(&op);
         if self.host_ops.len() < MAX_HOST_OPS {
+            self.hide(&mut op.target);
+            op.error.iter_mut().for_each(|error| self.hide(error));
             self.host_ops.push(op);
         } else {
             self.host_ops_truncated = true;
         }
     }
 
+    /// Puts stars where a text holds what others must not read.
+    pub(super) fn hide(&self, text: &mut String) {
+        self.logs.masks.hide_in(text);
+    }
+
     /// Logs and host operations, if there were any.
     pub(super) fn detail(&mut self) -> Option<Box<Detail>> {
+        if let Some(outbound) = self.served.as_mut().and_then(|served| served.outbound.take()) {
+            outbound.ops().into_iter().for_each(|op| self.note(op));
+            self.host_ops.sort_by_key(|op| op.at_micros);
+        }
         let began = self.began;
         let mut logs = std::mem::replace(&mut self.logs, Logs::new(&self.version.definition, began));
         if let Some(wasi) = &mut self.wasi {

@@ -1,11 +1,16 @@
 //! The host's side of `wit/tripline.wit`: what a guest may ask for.
 
 mod events;
+mod functions;
+mod http_client;
 mod jobs;
+mod kv;
 mod messaging;
 mod questions;
+pub(super) mod secrets;
 #[expect(unreachable_pub, reason = "the generated bindings are public, and name its resource")]
 pub mod sql;
+pub(super) mod standard;
 #[cfg(test)]
 mod tests;
 mod timers;
@@ -29,6 +34,15 @@ pub(super) mod bindings {
         // They ask others. A component that imports none of them is still called without a fiber.
         imports: {
             "tripline:function/jobs.cancel": async,
+            "tripline:function/key-value.get": async,
+            "tripline:function/key-value.get-entry": async,
+            "tripline:function/key-value.set": async,
+            "tripline:function/key-value.delete": async,
+            "tripline:function/key-value.increment": async,
+            "tripline:function/key-value.swap": async,
+            "tripline:function/key-value.keys": async,
+            "tripline:function/http-client.send": async,
+            "tripline:function/functions.invoke": async,
             "tripline:function/timers.cancel": async,
             "tripline:function/sql.query": async,
             "tripline:function/sql.execute": async,
@@ -119,6 +133,7 @@ impl Guest {
             at_micros,
             duration_micros: began.elapsed().as_micros() as u64,
             bytes: bytes as u64,
+            status: None,
             error,
         });
     }

@@ -22,6 +22,10 @@ const OFFERED: &[&str] = &[
     "tripline:function/jobs@0.1.",
     "tripline:function/timers@0.1.",
     "tripline:function/sql@0.1.",
+    "tripline:function/key-value@0.1.",
+    "tripline:function/secrets@0.1.",
+    "tripline:function/http-client@0.1.",
+    "tripline:function/functions@0.1.",
     "tripline:function/http-response@0.1.",
     "wasi:io/",
     "wasi:clocks/",
@@ -30,8 +34,20 @@ const OFFERED: &[&str] = &[
     // There are no directories in them.
     "wasi:filesystem/",
     "wasi:http/types@0.2.",
-    // Every request is denied.
     "wasi:http/outgoing-handler@0.2.",
+];
+
+/// Drafts of interfaces that components may import. No two drafts are compatible.
+const DRAFTS: &[&str] = &[
+    "wasi:keyvalue/store@0.2.0-draft",
+    "wasi:keyvalue/atomics@0.2.0-draft",
+    "wasi:keyvalue/batch@0.2.0-draft",
+    "wasi:keyvalue/store@0.2.0-draft2",
+    "wasi:keyvalue/atomics@0.2.0-draft2",
+    "wasi:keyvalue/batch@0.2.0-draft2",
+    "wasi:config/store@0.2.0-draft",
+    "wasi:config/store@0.2.0-rc.1",
+    "wasi:logging/logging@0.1.0-draft",
 ];
 
 /// The module whose functions core modules may import: WASI preview 1.
@@ -137,6 +153,7 @@ impl std::fmt::Display for Import {
 impl Import {
     fn is_offered(&self) -> bool {
         match self {
+            Import::Interface(name) if DRAFTS.contains(&name.as_str()) => true,
             Import::Interface(name) => OFFERED.iter().any(|offered| {
                 // WASI 0.2 is offered; 0.1 and 0.3 have the same names.
                 name.starts_with(offered) && (!offered.ends_with('/') || name.contains("@0.2."))

@@ -11,6 +11,7 @@ use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
 use super::LogLine;
+use super::masks::Masks;
 use crate::functions::Definition;
 
 /// The lines of one attempt.
@@ -22,6 +23,8 @@ pub(super) struct Logs {
     max_lines: usize,
     max_bytes: u64,
     began: Instant,
+    /// What the lines do not tell.
+    pub(super) masks: Masks,
 }
 
 impl Logs {
@@ -33,6 +36,7 @@ impl Logs {
             max_lines: definition.max_log_lines as usize,
             max_bytes: definition.max_log_bytes,
             began,
+            masks: Masks::default(),
         }
     }
 
@@ -43,6 +47,7 @@ impl Logs {
     }
 
     fn push_at(&mut self, at_micros: u64, level: Cow<'static, str>, message: &str) {
+        let message = &*self.masks.hide(message);
         let room = self.max_bytes.saturating_sub(self.bytes) as usize;
         if self.lines.len() >= self.max_lines || (room == 0 && !message.is_empty()) {
             self.truncated = true;

@@ -5,7 +5,9 @@ mod compiled;
 pub(super) mod fakes;
 mod fences;
 mod hostile;
+mod hosts;
 mod limits;
+mod outbound;
 mod reuse;
 mod work;
 

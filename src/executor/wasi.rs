@@ -1,21 +1,23 @@
-//! WASI as guests get it: time, randomness, their definition's environment, standard streams. No files, no sockets,
-//! no requests to the outside.
+//! WASI as guests get it: time, randomness, their definition's environment, standard streams, requests to the outside
+//! that are granted. No files, no sockets.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::BodyExt as _;
 use parking_lot::Mutex;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::p2::pipe::{MemoryInputPipe, MemoryOutputPipe};
 use wasmtime_wasi::p2::{DynInputStream, DynOutputStream};
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
-use wasmtime_wasi_http::{Error, RequestOptions, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView};
+use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView};
 
 use super::guest::Guest;
 use super::logs::{LineStream, Logs};
+use super::outbound::{Outbound, SendError};
+use crate::egress::BoxError;
 use crate::functions::Definition;
 
 /// Resources that a guest may hold at once.
@@ -36,19 +38,19 @@ enum Context {
     /// For core modules: commands and reactors (preview 1).
     Command(WasiP1Ctx),
     /// For components.
-    Component { wasi: WasiCtx, table: ResourceTable, http: WasiHttpCtx, requests: NoRequests },
+    Component { wasi: WasiCtx, table: ResourceTable, http: WasiHttpCtx, requests: Requests },
 }
 
 impl Wasi {
     /// For a component: what it writes to its standard streams becomes log lines.
-    pub(super) fn component(guest: &Guest) -> Self {
+    pub(super) fn component(guest: &mut Guest) -> Self {
+        let requests = Requests(guest.outbound());
         let (logs, stdout, stderr) = streams(guest);
         let mut builder = builder(guest);
         builder.stdout(stdout.clone()).stderr(stderr.clone());
         let mut table = ResourceTable::new();
         table.set_max_capacity(MAX_RESOURCES);
-        let context =
-            Context::Component { wasi: builder.build(), table, http: WasiHttpCtx::new(), requests: NoRequests };
+        let context = Context::Component { wasi: builder.build(), table, http: WasiHttpCtx::new(), requests };
         Self { context, streams: vec![stdout, stderr], logs }
     }
 
@@ -79,9 +81,12 @@ impl Wasi {
         std::mem::replace(&mut *self.logs.lock(), Logs::new(definition, Instant::now()))
     }
 
-    /// Begins another attempt of the same version.
-    pub(super) fn serve(&mut self, definition: &Definition, began: Instant) {
-        *self.logs.lock() = Logs::new(definition, began);
+    /// Speaks for another guest of the same version from now on.
+    pub(super) fn serve(&mut self, guest: &mut Guest) {
+        *self.logs.lock() = logs(guest);
+        if let Context::Component { requests, .. } = &mut self.context {
+            requests.0 = guest.outbound();
+        }
     }
 
     /// Whether the guest holds nothing open but streams, as its standard ones: libraries keep those for ever.
@@ -102,9 +107,16 @@ impl Wasi {
 }
 
 fn streams(guest: &Guest) -> (Arc<Mutex<Logs>>, LineStream, LineStream) {
-    let logs = Arc::new(Mutex::new(Logs::new(&guest.version.definition, guest.began)));
+    let logs = Arc::new(Mutex::new(logs(guest)));
     let (stdout, stderr) = (LineStream::new("stdout", logs.clone()), LineStream::new("stderr", logs.clone()));
     (logs, stdout, stderr)
+}
+
+/// What a guest has logged: nothing yet.
+fn logs(guest: &Guest) -> Logs {
+    let mut logs = Logs::new(&guest.version.definition, guest.began);
+    logs.masks = guest.logs.masks.clone();
+    logs
 }
 
 fn builder(guest: &Guest) -> WasiCtxBuilder {
@@ -147,19 +159,41 @@ impl WasiHttpView for Guest {
     }
 }
 
-/// Requests to the outside are denied.
-struct NoRequests;
+/// The way to the outside; none for guests that do not import it.
+struct Requests(Option<Arc<Outbound>>);
 
-type Sent =
-    Result<(http::Response<UnsyncBoxBody<Bytes, Error>>, Box<dyn Future<Output = Result<(), Error>> + Send>), Error>;
+type Sent = Result<(http::Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>), Error>;
 
-impl WasiHttpHooks for NoRequests {
+impl WasiHttpHooks for Requests {
     fn send_request(
         &mut self,
-        _request: http::Request<UnsyncBoxBody<Bytes, Error>>,
-        _options: Option<RequestOptions>,
+        request: http::Request<WasiBody>,
+        options: Option<RequestOptions>,
         _done: Box<dyn Future<Output = Result<(), Error>> + Send>,
     ) -> Box<dyn Future<Output = Sent> + Send> {
-        Box::new(async { Err(Error::HttpRequestDenied) })
+        let outbound = self.0.clone();
+        // Redirects are the guest's to see.
+        Box::new(async move {
+            let outbound = outbound.ok_or(Error::HttpRequestDenied)?;
+            let within = options.and_then(|options| options.first_byte_timeout);
+            let request = request.map(|body| body.map_err(|error| BoxError::from(format!("{error:?}"))).boxed_unsync());
+            let response = outbound.send(request, within).await.map_err(told)?;
+            let nothing_left: Box<dyn Future<Output = Result<(), Error>> + Send> = Box::new(async { Ok(()) });
+            Ok((response.map(|body| body.map_err(told).boxed_unsync()), nothing_left))
+        })
+    }
+}
+
+/// A refusal in the words of `wasi:http`.
+fn told(error: SendError) -> Error {
+    match error {
+        SendError::Denied(_) => Error::HttpRequestDenied,
+        SendError::Prohibited(_) => Error::DestinationIpProhibited,
+        SendError::Invalid("method", _) => Error::HttpRequestMethodInvalid,
+        SendError::Invalid(..) => Error::HttpRequestUriInvalid,
+        SendError::TooLarge(_) => Error::HttpResponseBodySize(None),
+        SendError::TooMany(_) => Error::ConnectionLimitReached,
+        SendError::Timeout(_) => Error::HttpResponseTimeout,
+        SendError::Unreachable(_) => Error::DestinationUnavailable,
     }
 }

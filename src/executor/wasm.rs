@@ -64,11 +64,21 @@ pub struct Bounds {
     pub max_effects: usize,
     /// Bytes of all of them, headers included.
     pub max_effect_bytes: usize,
+    /// Requests to the outside.
+    pub max_requests: usize,
+    /// Those of them that are under way at once.
+    pub max_connections: usize,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { max_message_bytes: 1 << 20, max_effects: 1000, max_effect_bytes: 8 << 20 }
+        Self {
+            max_message_bytes: 1 << 20,
+            max_effects: 1000,
+            max_effect_bytes: 8 << 20,
+            max_requests: 100,
+            max_connections: 8,
+        }
     }
 }
 
@@ -297,7 +307,9 @@ impl WasmExecutor {
         let overran = Overran::default();
         let mut guest = Guest::new(version.clone(), self.inner.config.bounds, deadline);
         if compiled.linked.is_served() {
-            guest.served = Some(guest::Served::new(self.services.clone(), progress.clone()));
+            let mut served = guest::Served::new(self.services.clone(), progress.clone());
+            served.trace = Some(invocation.trace.child());
+            guest.serve(served);
         }
         let shelf = version.definition.reuse.as_ref().map(|_| self.inner.shelf.clone());
         let call = Call { guest, shelf, overran: overran.clone() };

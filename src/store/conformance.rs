@@ -8,6 +8,7 @@ mod dead;
 mod fires;
 mod functions;
 mod history;
+mod kv;
 mod ledger;
 mod make;
 mod model;
@@ -24,6 +25,7 @@ pub(super) use dead::*;
 pub(super) use fires::*;
 pub(super) use functions::*;
 pub(super) use history::*;
+pub(super) use kv::*;
 pub(super) use ledger::*;
 pub(super) use make::*;
 pub(super) use model::*;
@@ -91,6 +93,14 @@ macro_rules! suite {
             a_moment_fires_once_made_or_not,
             fires_are_listed_with_their_reasons,
             random_operations_agree_with_a_model,
+            a_key_has_what_was_written_last_in_its_bucket_and_namespace,
+            writes_to_several_keys_are_done_together_or_not_at_all,
+            racing_increments_are_all_counted,
+            of_racing_swaps_one_succeeds,
+            an_entry_is_gone_when_it_has_expired,
+            a_namespace_has_no_more_keys_and_bytes_than_it_may,
+            keys_are_listed_by_their_beginning_and_in_pages,
+            entries_that_have_expired_are_pruned_and_no_longer_counted,
         );
     };
     (@each $open:expr; $($name:ident),+ $(,)?) => {

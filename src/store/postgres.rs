@@ -37,6 +37,7 @@ mod due;
 mod error;
 mod functions;
 mod gather;
+mod kv;
 mod list;
 mod listen;
 mod lock;
@@ -71,9 +72,9 @@ use self::work::Core;
 use super::{
     Accept, Admitted, BlockedKey, Claim, ClaimRequest, Claimed, DeadLetter, DeadLetterPage, DeadLetterPosition,
     DeadLetterSelector, DeadLetterSummary, Deploy, Deployed, Depths, Error, FailedAttempt, FireFilter, FireRow,
-    FunctionRow, KeptDeadLetter, LedgerRow, OutboxRow, Pause, Pruned, QueueFilter, QueueRow, QueuedInvocation,
-    RedriveState, Redriven, Renewed, Result, Retention, SelectedDeadLetter, Settle, Store, Tally, TraceFilter,
-    VersionRow,
+    FunctionRow, KeptDeadLetter, KvBucket, KvEntry, KvLimits, KvWrite, KvWritten, LedgerRow, OutboxRow, Pause, Pruned,
+    QueueFilter, QueueRow, QueuedInvocation, RedriveState, Redriven, Renewed, Result, Retention, SelectedDeadLetter,
+    Settle, Store, Tally, TraceFilter, VersionRow,
 };
 use crate::functions::Digest;
 use crate::traces::TraceRow;
@@ -503,6 +504,46 @@ impl Store for PostgresStore {
 
     fn traces(&self, filter: TraceFilter) -> BoxFuture<'_, Result<Vec<TraceRow>>> {
         Box::pin(async move { on_connection!(self.core, |connection| traces::list(connection, &filter)) })
+    }
+
+    fn kv_get(&self, bucket: KvBucket, key: String, now: DateTime<Utc>) -> BoxFuture<'_, Result<Option<KvEntry>>> {
+        Box::pin(async move { on_connection!(self.core, |connection| kv::get(connection, &bucket, &key, now)) })
+    }
+
+    fn kv_write(
+        &self,
+        bucket: KvBucket,
+        writes: Vec<KvWrite>,
+        limits: KvLimits,
+        now: DateTime<Utc>,
+    ) -> BoxFuture<'_, Result<KvWritten>> {
+        Box::pin(async move {
+            let written =
+                on_connection!(self.core, |connection| kv::write(connection, &bucket, &writes, &limits, now))?;
+            match written {
+                Err(refused) if refused.for_want_of_room() => {
+                    let (namespace, step) = (Some(&*bucket.namespace), prune::STEP);
+                    on_connection!(self.core, |connection| kv::remove_expired(connection, namespace, now, step))?;
+                    on_connection!(self.core, |connection| kv::write(connection, &bucket, &writes, &limits, now))
+                }
+                written => Ok(written),
+            }
+        })
+    }
+
+    fn kv_keys(
+        &self,
+        bucket: KvBucket,
+        prefix: String,
+        after: Option<String>,
+        limit: u32,
+        now: DateTime<Utc>,
+    ) -> BoxFuture<'_, Result<Vec<String>>> {
+        Box::pin(async move {
+            on_connection!(self.core, |connection| {
+                kv::keys(connection, &bucket, &prefix, after.as_deref(), limit, now)
+            })
+        })
     }
 
     fn depths(&self) -> BoxFuture<'_, Result<Depths>> {

@@ -28,6 +28,7 @@ mod error;
 mod fires;
 mod functions;
 mod inbox;
+mod kv;
 mod ledger;
 mod list;
 mod lock;
@@ -60,9 +61,9 @@ use uuid::Uuid;
 use super::{
     Accept, Admitted, BlockedKey, Claim, ClaimRequest, Claimed, DeadLetter, DeadLetterPage, DeadLetterPosition,
     DeadLetterSelector, DeadLetterSummary, Deploy, Deployed, Depths, Error, FailedAttempt, FireFilter, FireRow,
-    FunctionRow, KeptDeadLetter, LedgerRow, OutboxRow, Pause, Pruned, QueueFilter, QueueRow, QueuedInvocation,
-    RedriveState, Redriven, Renewed, Result, Retention, SelectedDeadLetter, Settle, Store, Tally, TraceFilter,
-    VersionRow,
+    FunctionRow, KeptDeadLetter, KvBucket, KvEntry, KvLimits, KvWrite, KvWritten, LedgerRow, OutboxRow, Pause, Pruned,
+    QueueFilter, QueueRow, QueuedInvocation, RedriveState, Redriven, Renewed, Result, Retention, SelectedDeadLetter,
+    Settle, Store, Tally, TraceFilter, VersionRow,
 };
 use crate::functions::Digest;
 use crate::traces::TraceRow;
@@ -548,6 +549,41 @@ impl Store for SqliteStore {
 
     fn traces(&self, filter: TraceFilter) -> BoxFuture<'_, Result<Vec<TraceRow>>> {
         Box::pin(self.read(move |connection| traces::list(connection, &filter)))
+    }
+
+    fn kv_get(&self, bucket: KvBucket, key: String, now: DateTime<Utc>) -> BoxFuture<'_, Result<Option<KvEntry>>> {
+        Box::pin(self.read(move |connection| kv::get(connection, &bucket, &key, now)))
+    }
+
+    fn kv_write(
+        &self,
+        bucket: KvBucket,
+        writes: Vec<KvWrite>,
+        limits: KvLimits,
+        now: DateTime<Utc>,
+    ) -> BoxFuture<'_, Result<KvWritten>> {
+        let bytes = writes.iter().map(KvWrite::bytes).sum();
+        Box::pin(self.write(bytes, move |connection| {
+            let written = kv::write(connection, &bucket, &writes, &limits, now)?;
+            match written {
+                Err(refused) if refused.for_want_of_room() => {
+                    kv::remove_expired(connection, Some(&bucket.namespace), column::micros(now), prune::STEP)?;
+                    kv::write(connection, &bucket, &writes, &limits, now)
+                }
+                written => Ok(written),
+            }
+        }))
+    }
+
+    fn kv_keys(
+        &self,
+        bucket: KvBucket,
+        prefix: String,
+        after: Option<String>,
+        limit: u32,
+        now: DateTime<Utc>,
+    ) -> BoxFuture<'_, Result<Vec<String>>> {
+        Box::pin(self.read(move |connection| kv::keys(connection, &bucket, &prefix, after.as_deref(), limit, now)))
     }
 
     fn depths(&self) -> BoxFuture<'_, Result<Depths>> {

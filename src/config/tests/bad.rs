@@ -170,6 +170,24 @@ const BAD: &[(&str, &str)] = &[
     ("allow = { publish = \"a.b\" }", "functions.one.allow.publish: expected an array of strings, found \"a.b\""),
     ("allow = { jobs = [\"mail..x\"] }", "functions.one.allow.jobs[0]: \"mail..x\" is not a pattern of queues"),
     ("allow = { timers = [\"\"] }", "functions.one.allow.timers[0]: \"\" is not a pattern of timers"),
+    ("allow = { kv = [\"a b\"] }", "functions.one.allow.kv[0]: \"a b\" is not a pattern of buckets"),
+    ("allow = { secrets = [\"API_KEY\"] }", "functions.one.allow.secrets[0]: the engine has no secret \"API_KEY\""),
+    ("engine:secrets = { 2A = { env = \"A\" } }", "engine.secrets.2A: a secret cannot be called \"2A\""),
+    ("engine:secrets = { A = \"hunter2\" }", "engine.secrets.A: expected a table, found a string"),
+    ("engine:secrets = { A = {} }", "engine.secrets.A: a secret is in a variable or in a file"),
+    (
+        "engine:secrets = { A = { env = \"A\", file = \"a\" } }",
+        "engine.secrets.A: a secret is in a variable or in a file",
+    ),
+    (
+        "allow = { http = [\"https://a\", \"api.example.com\"] }",
+        "functions.one.allow.http[1]: \"api.example.com\" cannot be granted: it has no scheme",
+    ),
+    (
+        "engine:egress = { allow_networks = [\"10.0.0.0\"] }",
+        "engine.egress.allow_networks[0]: \"10.0.0.0\" is not a network",
+    ),
+    ("allow = { invoke = [\"a..b\"] }", "functions.one.allow.invoke[0]: \"a..b\" is not a pattern of functions"),
     // The environment. What is set there is repeated nowhere.
     ("env_vars = { A = 1234 }", "functions.one.env_vars.A: expected a string, found a number"),
     ("env_vars = { A = [\"x\"] }", "functions.one.env_vars.A: expected a string, found an array"),

@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::functions::{Allow, Backoff, Budget, Jitter, Retry, Reuse};
+use crate::secrets::SecretSource;
+use crate::store::KvLimits;
 use serde_json::json;
 use trigger_core::FailureCode;
 
@@ -67,6 +69,16 @@ fn every_setting_of_the_engine_can_be_set() {
         ok_rows_per_second = 8
         keep_days = 2
         max_rows = 9
+        [engine.kv]
+        max_key_bytes = 12
+        max_value_bytes = 13
+        max_keys = 14
+        max_bytes = 15
+        [engine.secrets]
+        API_KEY = { env = "SHOP_API_KEY" }
+        token = { file = "secrets/token" }
+        [engine.egress]
+        allow_networks = ["127.0.0.0/8", "fd00::/8"]
         [engine.http]
         max_connections = 10
         header_read_timeout_seconds = 11
@@ -109,6 +121,13 @@ fn every_setting_of_the_engine_can_be_set() {
             code_cache_max_bytes: 3 << 20,
         },
         traces: TracesConfig { ring: 7, ok_rows_per_second: 8, keep: Duration::from_secs(172_800), max_rows: 9 },
+        kv: KvConfig { max_key_bytes: 12, max_value_bytes: 13, of_namespace: KvLimits { max_keys: 14, max_bytes: 15 } },
+        secrets: [
+            ("API_KEY".to_owned(), SecretSource::Env("SHOP_API_KEY".to_owned())),
+            ("token".to_owned(), SecretSource::File("/project/secrets/token".into())),
+        ]
+        .into(),
+        egress_networks: vec!["127.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()],
         http: HttpConfig {
             max_connections: 10,
             header_read_timeout: Duration::from_secs(11),
@@ -131,6 +150,8 @@ fn every_setting_of_the_engine_can_be_set() {
 }
 
 const EVERYTHING: &str = r#"
+    [engine.secrets]
+    API_KEY = { env = "SHOP_API_KEY" }
     [functions.one]
     module = "modules/one.wasm"
     memory_limit_mb = 1
@@ -141,10 +162,11 @@ const EVERYTHING: &str = r#"
     retry = { backoff = "linear", factor = 4, max_delay_seconds = 5.5, jitter = "quarter", max_age_seconds = 6, except = ["trap", "timeout"] }
     dlq_topic = "dead.one"
     env_vars = { SIZE = "320", EMPTY = "" }
-    allow = { publish = ["orders.*.created", "thumbs.>"], jobs = ["thumbnails", "mail.*"], timers = ["reminders"], sql = ["shop"] }
+    allow = { publish = ["orders.*.created", "thumbs.>"], jobs = ["thumbnails", "mail.*"], timers = ["reminders"], sql = ["shop"], kv = ["default", "sessions.*"], secrets = ["API_KEY"], http = ["https://api.example.com"], invoke = ["two", "billing.*"] }
     concurrency = 7
     max_input_bytes = 8
     max_output_bytes = 9
+    max_outbound_bytes = 12
     max_fuel = 1_000_000
     budget = { cpu_ms = 20, host_calls = 30, host_bytes = 40 }
     reuse = { max_uses = 50, max_age_seconds = 60, max_concurrent = 70 }
@@ -177,6 +199,10 @@ fn every_field_of_a_definition_can_be_set() {
             jobs: vec!["thumbnails".to_owned(), "mail.*".to_owned()],
             timers: vec!["reminders".to_owned()],
             sql: vec!["shop".to_owned()],
+            kv: vec!["default".to_owned(), "sessions.*".to_owned()],
+            secrets: vec!["API_KEY".to_owned()],
+            http: vec!["https://api.example.com".to_owned()],
+            invoke: vec!["two".to_owned(), "billing.*".to_owned()],
         },
         concurrency: Some(7),
         max_input_bytes: 8,
@@ -184,6 +210,7 @@ fn every_field_of_a_definition_can_be_set() {
         max_fuel: Some(1_000_000),
         budget: Budget { cpu_ms: Some(20), host_calls: Some(30), host_bytes: Some(40) },
         reuse: Some(Reuse { max_uses: 50, max_age_seconds: 60.0, max_concurrent: 70 }),
+        max_outbound_bytes: 12,
         max_log_lines: 10,
         max_log_bytes: 11,
     };

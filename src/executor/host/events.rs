@@ -18,7 +18,7 @@ use crate::executor::logs::prefix;
 pub(super) const SHOWN: usize = 200;
 
 /// Why a guest was not given what it asked for; both interfaces have these cases.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
     #[error("denied: {0}")]
     Denied(String),
@@ -111,11 +111,16 @@ impl Guest {
         if grants.iter().any(|grant| subject::matches(grant, name)) {
             return Ok(());
         }
+        Err(self.not_granted(key, name))
+    }
+
+    /// What is said of a name that none of the grants under `key` covers.
+    pub(super) fn not_granted(&self, key: &str, name: &str) -> Refusal {
         let function = &self.version.definition.name;
-        Err(Refusal::Denied(format!(
+        Refusal::Denied(format!(
             "the definition does not grant {:?}: add it to functions.{function}.allow.{key}",
             prefix(name, SHOWN)
-        )))
+        ))
     }
 
     /// Whether there is room for so many more effects of so many bytes.

@@ -1,5 +1,8 @@
 //! What guests are told and may do, at the host's side of the interfaces.
 
+mod functions;
+mod kv;
+mod secrets;
 mod work;
 
 use std::sync::Arc;
@@ -28,7 +31,7 @@ fn guest(kind: Kind, change: impl FnOnce(&mut Definition), event: impl FnOnce(&m
     };
     let mut invocation = InvocationContext::new(Arc::new(binding), Custody::Caller, Bytes::new());
     event(&mut invocation);
-    let bounds = Bounds { max_message_bytes: 1000, max_effects: 3, max_effect_bytes: 2500 };
+    let bounds = Bounds { max_message_bytes: 1000, max_effects: 3, max_effect_bytes: 2500, ..Bounds::default() };
     let mut guest = Guest::new(version, bounds, Instant::now() + Duration::from_secs(60));
     guest.invocation = Some(Box::new(invocation));
     guest

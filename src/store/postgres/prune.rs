@@ -5,11 +5,11 @@ use chrono::{DateTime, Utc};
 use sqlx::{Connection as _, PgConnection};
 
 use super::error::Outcome;
-use super::{column, ledger};
+use super::{column, kv, ledger};
 use crate::store::{Pruned, Retention};
 
 /// Rows of one table in one step.
-const STEP: u64 = 1000;
+pub(super) const STEP: u64 = 1000;
 
 /// Whose turn it is.
 const TURN: &str =
@@ -95,11 +95,13 @@ pub(super) async fn step(connection: &mut PgConnection, retention: &Retention, n
         .bind(column::signed(STEP.saturating_sub(pruned.dead_letters_old)));
     pruned.dead_letters_excess = column::count(&excess.fetch_one(&mut *transaction).await?, 0)?;
     let unheld = sqlx::query(UNHELD).bind(now).bind(column::signed(STEP)).execute(&mut *transaction).await?;
+    pruned.kv = kv::remove_expired(&mut transaction, None, now, STEP).await?;
     let folded = ledger::fold(&mut transaction, STEP).await?;
     transaction.commit().await?;
     let dead_letters = pruned.dead_letters_old + pruned.dead_letters_excess;
     let (unheld, fires) = (unheld.rows_affected(), pruned.fires);
-    let removed = [pruned.results, pruned.traces, pruned.keys, pruned.attempts, fires, unheld, folded, dead_letters];
+    let Pruned { results, traces, keys, attempts, kv, .. } = pruned;
+    let removed = [results, traces, keys, attempts, fires, unheld, folded, kv, dead_letters];
     pruned.more = removed.into_iter().any(|removed| removed >= STEP);
     Ok(pruned)
 }

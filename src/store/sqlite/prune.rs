@@ -5,7 +5,7 @@
 
 use rusqlite::{Connection, params};
 
-use super::column;
+use super::{column, kv};
 use crate::store::{Pruned, Result, Retention};
 
 /// Rows of one table in one step.
@@ -64,6 +64,7 @@ pub(super) fn step(connection: &Connection, retention: &Retention, crowded: bool
     let attempts = delete(ATTEMPTS, column::micros(retention.keys_before), STEP)?;
     let fires = delete(FIRES, column::micros(retention.fires_before), STEP)?;
     let unheld = delete(UNHELD, now, STEP)?;
+    let kv = kv::remove_expired(connection, None, now, STEP)?;
     let old = delete(DEAD_LETTERS, column::micros(retention.dead_letters_before), STEP)?;
     let excess = match STEP.saturating_sub(old) {
         limit if crowded && limit > 0 => {
@@ -82,6 +83,9 @@ pub(super) fn step(connection: &Connection, retention: &Retention, crowded: bool
         fires: fires as u64,
         dead_letters_old: old as u64,
         dead_letters_excess: excess as u64,
-        more: [results, traces, keys, attempts, fires, unheld, old + excess].into_iter().any(|removed| removed >= STEP),
+        kv: kv as u64,
+        more: [results, traces, keys, attempts, fires, unheld, kv, old + excess]
+            .into_iter()
+            .any(|removed| removed >= STEP),
     })
 }

@@ -15,6 +15,7 @@ use crate::store::{Error, Result};
 const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/sqlite/0001_initial.sql"),
     include_str!("../../../migrations/sqlite/0002_queue.sql"),
+    include_str!("../../../migrations/sqlite/0003_key_value.sql"),
 ];
 
 /// `trip`, in the file's header.
