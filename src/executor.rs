@@ -171,11 +171,13 @@ pub enum ModuleError {
     /// It speaks none of the interfaces.
     #[error(
         "exports none of the known interfaces: expected `handle` (wit/tripline.wit), `wasi:http/incoming-handler`, \
-         or in a core module `_start` or `memory`, `alloc` and `handle`; it exports {}", if .exports.is_empty() { "nothing".to_owned() } else { .exports.join(", ") }
+         or in a core module `_start` or `memory`, `alloc` and `handle`; it exports {} and imports {}", listed(.exports), listed(.imports)
     )]
     NoKnownExport {
         /// What it exports instead.
         exports: Vec<String>,
+        /// What it imports.
+        imports: Vec<String>,
     },
     /// It imports what is not offered.
     #[error("imports what is not offered: {}", .imports.join(", "))]
@@ -206,6 +208,16 @@ pub enum ModuleError {
     /// The compiler refused it.
     #[error("cannot be compiled: {0}")]
     Compile(String),
+}
+
+/// Names in a row, as many as a message should have.
+fn listed(names: &[String]) -> String {
+    const SHOWN: usize = 20;
+    match names.len() {
+        0 => "nothing".to_owned(),
+        1..=SHOWN => names.join(", "),
+        all => format!("{} and {} more", names[..SHOWN].join(", "), all - SHOWN),
+    }
 }
 
 /// One attempt's result and account.

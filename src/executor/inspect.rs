@@ -115,13 +115,16 @@ pub(super) fn inspect(module: &[u8], limit: u64, features: WasmFeatures) -> Resu
     }
     Validator::new_with_features(features).validate_all(module).map_err(malformed)?;
     let surface = Surface::of(module).map_err(malformed)?;
-    let Some(abi) = surface.abi() else { return Err(ModuleError::NoKnownExport { exports: surface.exports }) };
+    let imports = || surface.imports.iter().map(Import::to_string).collect();
+    let Some(abi) = surface.abi() else {
+        return Err(ModuleError::NoKnownExport { imports: imports(), exports: surface.exports });
+    };
     let denied: Vec<String> =
         surface.imports.iter().filter(|import| !import.is_offered()).map(Import::to_string).collect();
     if !denied.is_empty() {
         return Err(ModuleError::ImportDenied { imports: denied });
     }
-    Ok(Inspection { abi, imports: surface.imports.iter().map(Import::to_string).collect() })
+    Ok(Inspection { abi, imports: imports() })
 }
 
 /// What can be seen of a module from outside.
@@ -256,8 +259,11 @@ mod tests {
         }
         let reactor = r#"(module (memory (export "memory") 1) (func (export "alloc")) (func (export "handle")))"#;
         assert_eq!(look(reactor).unwrap().abi, Abi::Reactor);
-        let error = look(r#"(module (func (export "run")) (memory (export "memory") 1))"#).unwrap_err();
-        assert!(matches!(&error, ModuleError::NoKnownExport { exports } if exports == &["run", "memory"]));
+        let error = look(r#"(module (import "env" "log" (func)) (func (export "run")) (memory (export "memory") 1))"#);
+        let error = error.unwrap_err().to_string();
+        assert!(error.ends_with("it exports run, memory and imports env::log"), "{error}");
+        let error = look("(component)").unwrap_err().to_string();
+        assert!(error.ends_with("it exports nothing and imports nothing"), "{error}");
         // A name alone is no function.
         assert!(look(r#"(module (memory (export "_start") 1))"#).is_err());
     }
