@@ -8,6 +8,7 @@ mod cron;
 mod dead_letters;
 mod examples;
 mod guests;
+mod hosts;
 mod jobs;
 mod ledger;
 mod limits;
