@@ -22,6 +22,9 @@ use crate::store::{self, Claim, ClaimRequest, Claimed, FailedAttempt, Pause, Que
 /// Rows claimed at once.
 const BATCH: usize = 256;
 
+/// How long a look waits for room for more rows, where more are left behind.
+const ROOM_PAUSE: Duration = Duration::from_millis(2);
+
 /// Rows that this engine holds.
 #[derive(Default)]
 pub(super) struct Held {
@@ -142,26 +145,42 @@ impl Dispatcher {
 
     /// Claims what there is room for and starts it; `true` if there may be more.
     async fn claim_and_start(self: &Arc<Self>) -> bool {
-        // While nothing is known to be left behind, half of the room stays for what comes during the look: it need not
-        // be looked for then. Else everything that comes would have to be, one look after the other.
-        let room = self.room.available_permits();
-        let most = if self.backlog.waiting().is_some() { room.div_ceil(2) } else { room }.min(BATCH);
-        let permits = (0..most).map_while(|_| self.room.clone().try_acquire_owned().ok());
-        let permits: Vec<OwnedSemaphorePermit> = permits.collect();
-        if permits.is_empty() {
+        let Some(mut room) = self.room_for_look().await else {
             self.backlog.no_look();
             return false;
-        }
-        let before = self.backlog.before_look();
-        let claimed = self.claim(permits.len()).await;
-        self.backlog.after_look(before, claimed.as_ref().is_some_and(|claimed| claimed.len() < permits.len()));
+        };
+        let (limit, before) = (room.num_permits(), self.backlog.before_look());
+        let claimed = self.claim(limit).await;
+        self.backlog.after_look(before, claimed.as_ref().is_some_and(|claimed| claimed.len() < limit));
         let claimed = claimed.unwrap_or_default();
         // A claim may stop short of its limit (large payloads, many triggers): only one that finds nothing has found all.
         let again = !claimed.is_empty();
-        for (row, permit) in claimed.into_iter().zip(permits) {
+        for row in claimed {
+            let permit = room.split(1).expect("a claim is no larger than its limit");
             self.start(row, permit);
         }
         again
+    }
+
+    /// Room for the rows that a look finds: for one at least.
+    async fn room_for_look(&self) -> Option<OwnedSemaphorePermit> {
+        let most = if self.backlog.waiting().is_some() {
+            // While nothing is known to be left behind, half of the room stays for what comes during the look: it need
+            // not be looked for then. Else everything that comes would have to be, one look after the other.
+            self.room.available_permits().div_ceil(2).min(BATCH)
+        } else {
+            // Rows that end make room one by one, and a look for one costs nearly as much as one for many.
+            let many = self.settings.max_concurrency.min(BATCH).div_ceil(2) as u32;
+            drop(tokio::time::timeout(ROOM_PAUSE, self.room.acquire_many(many)).await);
+            BATCH
+        };
+        let mut room = self.room.clone().try_acquire_owned().ok()?;
+        while room.num_permits() < most
+            && let Ok(more) = self.room.clone().try_acquire_owned()
+        {
+            room.merge(more);
+        }
+        Some(room)
     }
 
     /// `None` if the store could not be read.
