@@ -1,24 +1,28 @@
 //! One attempt without an engine: a module, an event made up for it, and hosts that only write down what they are asked.
 //!
 //! The guest boundary is the real one, limits and grants included. Behind it nothing happens: what is published is
-//! sent nowhere, jobs and timers are kept by nobody, and there is nothing to take back.
+//! sent nowhere, jobs and timers are kept by nobody, entries last as long as this, there are no secrets, databases and
+//! other functions. Only requests to the outside are sent, to whom they are granted.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
 use bytes::Bytes;
 use trigger_core::{
-    Accepted, Binding, BoxFuture, Cancelled, Clock, Custody, EnqueueError, InvocationContext, Jobs, Kind, NewJob,
-    NewTimer, Refused, Timers,
+    Accepted, Answer, Binding, BoxFuture, Cancelled, Clock, Custody, EnqueueError, Failure, FailureCode,
+    InvocationContext, Jobs, Kind, NewJob, NewTimer, Refused, Timers,
 };
 use uuid::Uuid;
 
+use crate::config::KvConfig;
 use crate::dispatch::retry::{self, Decision};
 use crate::executor::{
-    Abi, Attempt, Executor as _, ExecutorConfig, Machine, ModuleError, ModuleSlot, ModuleSource, Services, SetupError,
-    WasmExecutor,
+    Abi, Attempt, Executor as _, ExecutorConfig, Functions, KeyValues, Machine, ModuleError, ModuleSlot, ModuleSource,
+    Services, SetupError, WasmExecutor,
 };
 use crate::functions::{Allow, Definition, Digest, Version};
+use crate::store;
+use crate::store::sqlite::{SqliteSettings, SqliteStore};
 
 /// Why a module could not be run.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +33,9 @@ pub enum Error {
     /// The module is no function.
     #[error(transparent)]
     Module(#[from] ModuleError),
+    /// There is no memory to keep entries in.
+    #[error(transparent)]
+    Store(#[from] store::Error),
 }
 
 /// A module that is ready to be called.
@@ -36,6 +43,8 @@ pub struct Local {
     executor: WasmExecutor,
     version: Arc<Version>,
     abi: Abi,
+    /// Of which the services have but a weak hold.
+    _nowhere: Arc<Nowhere>,
 }
 
 /// An attempt, and what an engine would make of it.
@@ -51,7 +60,15 @@ impl Local {
     pub async fn new(module: Bytes, definition: Definition) -> Result<Self, Error> {
         let digest = Digest::of(&module);
         let nowhere = Arc::new(Nowhere { namespace: definition.namespace.as_str().into() });
-        let services = Services { jobs: Some(nowhere.clone()), timers: Some(nowhere), ..Services::default() };
+        let store = Arc::new(SqliteStore::open(SqliteSettings::memory())?);
+        let functions: Weak<dyn Functions> = Arc::<Nowhere>::downgrade(&nowhere);
+        let services = Services {
+            jobs: Some(nowhere.clone()),
+            timers: Some(nowhere.clone()),
+            kv: Some(KeyValues { store, limits: KvConfig::default() }),
+            functions: Arc::new(OnceLock::from(functions)),
+            ..Services::default()
+        };
         let max_memory_mb = definition.memory_limit_mb;
         let config = ExecutorConfig { max_instances: 1, max_memory_mb, ..ExecutorConfig::default() };
         let executor = WasmExecutor::on(Machine::new(config)?, Arc::new(One(module.clone())), services)?;
@@ -59,7 +76,7 @@ impl Local {
         let module = Arc::new(ModuleSlot::new(digest, abi));
         let version = Arc::new(Version::new(Uuid::nil(), 1, digest, definition, module));
         executor.prepare(&version).await?;
-        Ok(Self { executor, version, abi })
+        Ok(Self { executor, version, abi, _nowhere: nowhere })
     }
 
     /// How the module is called.
@@ -89,7 +106,7 @@ impl Local {
 /// Everything that costs nobody anything: what a module asks for then tells what it has to be granted.
 pub fn allow_all() -> Allow {
     let all = || vec![">".to_owned()];
-    Allow { publish: all(), jobs: all(), timers: all(), ..Allow::default() }
+    Allow { publish: all(), jobs: all(), timers: all(), kv: all(), invoke: all(), ..Allow::default() }
 }
 
 /// The one module.
@@ -124,6 +141,18 @@ impl Nowhere {
 
 /// Why nobody gets here.
 const WITH_THE_ATTEMPT: &str = "what guests enqueue and set is accepted with their attempt, and here by nobody";
+
+impl Functions for Nowhere {
+    fn event(&self, _: &str, name: &str, custody: Custody, payload: Bytes) -> Option<InvocationContext> {
+        let binding = Arc::new(binding(&self.namespace, name, "invoke", Kind::Job));
+        Some(InvocationContext::new(binding, custody, payload))
+    }
+
+    fn invoke(&self, event: InvocationContext, _: Instant) -> BoxFuture<'_, Answer> {
+        let message = format!("there is no engine here that would run {}", event.binding.function_name);
+        Box::pin(std::future::ready(Answer::Failed(Failure::new(FailureCode::HostError, message))))
+    }
+}
 
 impl Jobs for Nowhere {
     fn event(&self, queue: &str, job: NewJob) -> Result<InvocationContext, EnqueueError> {

@@ -14,7 +14,8 @@ use trigger_core::{Headers, InvocationContext, Kind};
 use super::show::{self, duration, size};
 use crate::config::{Document, EngineConfig, Manifest};
 use crate::dispatch::retry::Decision;
-use crate::executor::{Abi, Effects};
+use crate::egress::Grant;
+use crate::executor::{Abi, Attempt, Effects, HostOp};
 use crate::functions::Definition;
 use crate::kinds::Kinds;
 use crate::local::{self, Local, Ran};
@@ -51,6 +52,9 @@ pub struct Invoke {
     /// What the trigger says of the event, `name=value`: `method=POST`, `param.id=7`; may be repeated.
     #[arg(short = 'A', long = "attribute", value_name = "NAME=VALUE", value_parser = pair)]
     pub attributes: Vec<(String, String)>,
+    /// Let it send requests to this scheme, host and perhaps port, as in `allow.http`; may be repeated. They are sent.
+    #[arg(long, value_name = "URL")]
+    pub allow_http: Vec<String>,
     /// A variable of the environment, `name=value`, beside or in place of the function's own; may be repeated.
     #[arg(short = 'e', long = "env", value_name = "NAME=VALUE", value_parser = pair)]
     pub env: Vec<(String, String)>,
@@ -121,6 +125,10 @@ fn definition(
             }
         }
     };
+    if let Some(wrong) = invoke.allow_http.iter().find_map(|grant| grant.parse::<Grant>().err()) {
+        bail!("--allow-http: {wrong}");
+    }
+    definition.allow.http.extend(invoke.allow_http.iter().cloned());
     definition.env_vars.extend(invoke.env.iter().cloned());
     if let Some(timeout) = invoke.timeout {
         definition.timeout_seconds = timeout.as_secs_f64();
@@ -194,7 +202,7 @@ fn tell(local: &Local, event: &InvocationContext, ran: &Ran, grants: bool) {
         super::traces::detail_lines(detail).iter().for_each(say);
     }
     effect_lines(&attempt.effects).iter().for_each(say);
-    if let Some(needed) = needed(&attempt.effects).filter(|_| grants) {
+    if let Some(needed) = needed(attempt).filter(|_| grants) {
         say(format!("  it needs {needed}"));
     }
     if let Ok(response) = &attempt.result {
@@ -217,14 +225,24 @@ fn effect_lines(effects: &Effects) -> Vec<String> {
 }
 
 /// The grants without which it would have been denied what it asked for.
-fn needed(effects: &Effects) -> Option<String> {
+fn needed(attempt: &Attempt) -> Option<String> {
+    let effects = &attempt.effects;
+    let ops = attempt.detail.as_ref().map_or(&[][..], |detail| &detail.host_ops);
+    let targets = |is: fn(&HostOp) -> bool| ops.iter().filter(move |op| is(op)).map(|op| op.target.clone());
+    let bucket = |target: String| target.split('/').next().unwrap_or_default().to_owned();
     let of_kind = |kind: Kind| {
         let events = effects.events.iter().filter(move |event| event.binding.trigger_type == kind);
         events.map(|event| event.binding.trigger_id.to_string()).collect()
     };
     let publish = effects.messages.iter().map(|message| message.subject.to_string()).collect();
-    let lists: [(&str, BTreeSet<String>); 3] =
-        [("publish", publish), ("jobs", of_kind(Kind::Job)), ("timers", of_kind(Kind::Timer))];
+    let lists: [(&str, BTreeSet<String>); 6] = [
+        ("publish", publish),
+        ("jobs", of_kind(Kind::Job)),
+        ("timers", of_kind(Kind::Timer)),
+        ("kv", targets(|op| op.op.starts_with("kv-")).map(bucket).collect()),
+        ("invoke", targets(|op| op.op.starts_with("invoke")).collect()),
+        ("http", targets(|op| op.op == "http").collect()),
+    ];
     let used = lists.iter().filter(|(_, names)| !names.is_empty());
     let lists: Vec<String> = used.map(|(key, names)| format!("{key} = {:?}", Vec::from_iter(names))).collect();
     (!lists.is_empty()).then(|| format!("allow = {{ {} }}", lists.join(", ")))

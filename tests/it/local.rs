@@ -117,6 +117,25 @@ fn an_event_is_what_one_says_it_is() {
 }
 
 #[test]
+fn entries_last_for_the_attempt_and_nobody_else_is_there() {
+    let project = project();
+    project.guest("hosts.component.wasm", "work.wasm");
+    let lines = "set carts 7 kettle\nget carts 7\nsecret KEY\ninvoke other hello\nhttp GET http://127.0.0.1:9/";
+    let output = invoke(&project, &[lines]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let (said, told) = (stdout(&output), stderr(&output));
+    let said: Vec<&str> = said.lines().collect();
+    assert!(said[1].ends_with(" kettle"), "{said:?}");
+    assert!(said[2].contains("Denied") && said[3].contains("no engine here") && said[4].contains("Denied"), "{said:?}");
+    assert!(told.contains(r#"kv = ["carts"], invoke = ["other"], http = ["http://127.0.0.1:9"]"#), "{told}");
+    // Granted, it is still no way to this machine.
+    let output = invoke(&project, &["http GET http://127.0.0.1:9/", "--allow-http", "http://127.0.0.1:9"]);
+    assert!(stdout(&output).contains("Denied"), "{}", stdout(&output));
+    let output = invoke(&project, &["x", "--allow-http", "127.0.0.1"]);
+    assert!(stderr(&output).contains("--allow-http: it has no scheme"), "{}", stderr(&output));
+}
+
+#[test]
 fn what_is_no_function_is_told_apart_from_one_that_fails() {
     let project = project();
     std::fs::write(project.path("work.wasm"), "no module").unwrap();
