@@ -96,3 +96,18 @@ async fn a_secret_is_in_nothing_that_is_kept_of_an_attempt() {
     assert_eq!(leaked.detail.as_ref().unwrap().logs[0].message, "the secret is ***");
     assert!(!format!("{leaked:?}").contains(&path));
 }
+
+#[tokio::test]
+async fn an_instance_that_serves_again_still_tells_no_secret() {
+    let rig = rig("hosts.component.wasm", |definition| {
+        definition.allow.secrets = vec!["PATH".to_owned()];
+        definition.reuse = Some(crate::functions::Reuse::default());
+    });
+    for _ in 0..2 {
+        assert_eq!(ask(&rig, "secret PATH").await.len(), 1);
+        assert_eq!(rig.executor.shelf().len(), 1);
+    }
+    let leaked = rig.call("leak PATH").await;
+    assert_eq!(leaked.result.unwrap_err().message, "the secret was ***");
+    assert_eq!(leaked.detail.unwrap().logs[0].message, "the secret is ***");
+}

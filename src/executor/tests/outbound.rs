@@ -291,3 +291,32 @@ async fn a_wasi_http_component_sends_requests_by_the_same_rules() {
     assert!(told.contains("HttpProtocolError"), "{told}");
     assert!(ops[0].error.as_ref().is_some_and(|error| error.starts_with("too large")) && ops[0].bytes <= 1000);
 }
+
+#[tokio::test]
+async fn an_instance_that_serves_again_sends_on_each_attempts_own_account() {
+    let server = server().await;
+    let reused = |definition: &mut Definition| {
+        grant(&["http://127.0.0.1:*"])(definition);
+        definition.max_outbound_bytes = 8;
+        definition.reuse = Some(crate::functions::Reuse::default());
+    };
+    let names = Arc::default();
+    let typed = rig("hosts.component.wasm", &["127.0.0.0/8"], &names, reused);
+    let proxy = rig("fetch.wasm", &["127.0.0.0/8"], &names, reused);
+    let url = format!("http://{}", server.address);
+    let mut traces = std::collections::HashSet::new();
+    for _ in 0..3 {
+        // Five bytes of the eight that each may take: two attempts together would be over.
+        let asked = event(Kind::Pubsub, format!("http GET {url}/hello"));
+        let mut fetched = event(Kind::Http, "");
+        fetched.headers = trigger_core::Headers::List(vec![("x-url".into(), format!("{url}/hello").into())]);
+        for (rig, event) in [(&typed, asked), (&proxy, fetched)] {
+            let attempt = rig.attempt(&event).await;
+            assert!(attempt.result.unwrap().body.starts_with(b"200 hello"));
+            assert_eq!(attempt.detail.unwrap().host_ops.len(), 1);
+            assert_eq!(rig.executor.shelf().len(), 1, "the instance waits for the next");
+            traces.insert(event.trace.trace_id);
+        }
+    }
+    assert_eq!(traces.len(), 6);
+}
