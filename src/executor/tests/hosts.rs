@@ -111,3 +111,20 @@ async fn an_instance_that_serves_again_still_tells_no_secret() {
     assert_eq!(leaked.result.unwrap_err().message, "the secret was ***");
     assert_eq!(leaked.detail.unwrap().logs[0].message, "the secret is ***");
 }
+
+#[tokio::test]
+async fn what_is_handed_to_the_host_in_one_go_is_bounded_before_it_is_copied() {
+    let rig = rig("hosts.component.wasm", |definition| {
+        definition.max_input_bytes = 32 << 20;
+        definition.memory_limit_mb = 256;
+        definition.allow.kv = vec!["carts".to_owned()];
+    });
+    let set = |bytes: usize| format!("set carts 7 {}", "x".repeat(bytes));
+    // As much as an attempt may cause: the interface's own limit is told.
+    let told = rig.call(set(8 << 20)).await;
+    assert!(lines(&told)[0].contains("the limit is 1048576"), "{}", lines(&told)[0]);
+    // More is not even looked at.
+    let failure = rig.call(set(9 << 20)).await.result.unwrap_err();
+    assert_eq!(failure.code, FailureCode::BadOutput);
+    assert!(failure.message.starts_with("the guest handed over more than 8454144 bytes"), "{}", failure.message);
+}
