@@ -127,6 +127,8 @@ pub enum Abi {
     WasiHttp,
     /// A core module with `_start`: payload on stdin, answer on stdout.
     Command,
+    /// A component that exports `wasi:cli/run`: as a command.
+    CommandComponent,
     /// A core module with `memory`, `alloc` and `handle`: bytes in, bytes out.
     Reactor,
 }
@@ -138,8 +140,14 @@ impl Abi {
             Abi::Component => "component",
             Abi::WasiHttp => "wasi-http",
             Abi::Command => "command",
+            Abi::CommandComponent => "command-component",
             Abi::Reactor => "reactor",
         }
+    }
+
+    /// Whether it is a component, and not a core module.
+    const fn is_component(self) -> bool {
+        !matches!(self, Abi::Command | Abi::Reactor)
     }
 }
 
@@ -156,7 +164,7 @@ impl Inspection {
     /// Whether the module can be what a definition says.
     pub fn suits(&self, definition: &Definition) -> Result<(), ModuleError> {
         match self.abi {
-            Abi::Command if definition.reuse.is_some() => Err(ModuleError::RunsOnce),
+            Abi::Command | Abi::CommandComponent if definition.reuse.is_some() => Err(ModuleError::RunsOnce),
             _ => Ok(()),
         }
     }
@@ -170,8 +178,8 @@ pub enum ModuleError {
     Malformed(String),
     /// It speaks none of the interfaces.
     #[error(
-        "exports none of the known interfaces: expected `handle` (wit/tripline.wit), `wasi:http/incoming-handler`, \
-         or in a core module `_start` or `memory`, `alloc` and `handle`; it exports {} and imports {}", listed(.exports), listed(.imports)
+        "exports none of the known interfaces: expected `handle` (wit/tripline.wit), `wasi:http/incoming-handler` or \
+         `wasi:cli/run`, or in a core module `_start` or `memory`, `alloc` and `handle`; it exports {} and imports {}", listed(.exports), listed(.imports)
     )]
     NoKnownExport {
         /// What it exports instead.

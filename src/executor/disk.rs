@@ -173,9 +173,9 @@ fn touch(path: &Path) {
 fn deserialize(engine: &Engine, abi: Abi, code: &[u8]) -> Option<Code> {
     // SAFETY: the bytes are what `Code::serialize` gave, since nobody else has the key of their MAC.
     let loaded = unsafe {
-        match abi {
-            Abi::Component | Abi::WasiHttp => Component::deserialize(engine, code).map(Code::Component),
-            Abi::Command | Abi::Reactor => Module::deserialize(engine, code).map(Code::Core),
+        match abi.is_component() {
+            true => Component::deserialize(engine, code).map(Code::Component),
+            false => Module::deserialize(engine, code).map(Code::Core),
         }
     };
     loaded.ok()

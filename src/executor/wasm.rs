@@ -271,7 +271,7 @@ impl WasmExecutor {
         let mut overran = Duration::ZERO;
         loop {
             let ended = match &compiled.linked {
-                Linked::Component { pre, handle, wasi: false, served: false } if version.pace.is_quick() => {
+                Linked::Component { pre, handle } if compiled.never_waits() && version.pace.is_quick() => {
                     let guest = Guest::new(version.clone(), self.inner.config.bounds, deadline);
                     call::here(&compiled, (pre, handle), guest, shelf.map(|shelf| &**shelf), invocation)
                 }
@@ -306,7 +306,7 @@ impl WasmExecutor {
     ) -> Ended {
         let overran = Overran::default();
         let mut guest = Guest::new(version.clone(), self.inner.config.bounds, deadline);
-        if compiled.linked.is_served() {
+        if compiled.needs.served {
             let mut served = guest::Served::new(self.services.clone(), progress.clone());
             served.trace = Some(invocation.trace.child());
             guest.serve(served);
