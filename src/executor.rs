@@ -21,6 +21,7 @@ mod http;
 mod inspect;
 mod logs;
 mod masks;
+mod messaging;
 pub mod native;
 mod outbound;
 mod reactor;
@@ -125,6 +126,8 @@ pub enum Abi {
     Component,
     /// A component that exports `wasi:http/incoming-handler`.
     WasiHttp,
+    /// A component that exports `wasmcloud:messaging/handler`.
+    Messaging,
     /// A core module with `_start`: payload on stdin, answer on stdout.
     Command,
     /// A component that exports `wasi:cli/run`: as a command.
@@ -139,6 +142,7 @@ impl Abi {
         match self {
             Abi::Component => "component",
             Abi::WasiHttp => "wasi-http",
+            Abi::Messaging => "messaging",
             Abi::Command => "command",
             Abi::CommandComponent => "command-component",
             Abi::Reactor => "reactor",
@@ -178,8 +182,8 @@ pub enum ModuleError {
     Malformed(String),
     /// It speaks none of the interfaces.
     #[error(
-        "exports none of the known interfaces: expected `handle` (wit/tripline.wit), `wasi:http/incoming-handler` or \
-         `wasi:cli/run`, or in a core module `_start` or `memory`, `alloc` and `handle`; it exports {} and imports {}", listed(.exports), listed(.imports)
+        "exports none of the known interfaces: expected `handle` (wit/tripline.wit), `wasi:http/incoming-handler`, \
+         `wasmcloud:messaging/handler` or `wasi:cli/run`, or in a core module `_start` or `memory`, `alloc` and `handle`; it exports {} and imports {}", listed(.exports), listed(.imports)
     )]
     NoKnownExport {
         /// What it exports instead.

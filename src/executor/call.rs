@@ -19,7 +19,7 @@ use super::fiber::Overran;
 use super::guest::{Guest, lend};
 use super::shelf::{Ready, Seat, Shelf};
 use super::wasi::Wasi;
-use super::{Attempt, Effects, command, component, http, reactor};
+use super::{Attempt, Effects, command, component, http, messaging, reactor};
 
 /// Ticks that a guest has on its caller's thread. Two are at least one whole one: the next tick may come at once.
 const QUICK_TICKS: u64 = 2;
@@ -102,6 +102,26 @@ impl Call {
                             crowded: is_crowded(&called.result),
                             instance: called.instance.map(Ready::Component),
                             answer: Box::new(|guest| component::answer(called.result, guest)),
+                        }
+                    })
+                })
+            }
+            Linked::Messaging { .. } => {
+                if compiled.needs.wasi && kept.is_none() {
+                    self.guest.wasi = Some(Box::new(Wasi::component(&mut self.guest)));
+                }
+                self.guest.invocation = compiled.needs.invocation.then(|| Box::new(invocation.clone()));
+                let invocation = Box::new(invocation.clone());
+                self.guarded(kept, compiled, move |compiled, seat| {
+                    Box::pin(async move {
+                        let Linked::Messaging { pre, handle } = &compiled.linked else { unreachable!("matched above") };
+                        let instance = seat.component();
+                        let called = messaging::call(&mut seat.store, pre, handle, instance, &invocation).await;
+                        Finish {
+                            ready: called.ready,
+                            crowded: is_crowded(&called.result),
+                            instance: called.instance.map(Ready::Component),
+                            answer: Box::new(|guest| messaging::answer(called.result, guest)),
                         }
                     })
                 })

@@ -11,7 +11,7 @@ use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
 use super::guest::Guest;
 use super::host::bindings::Function;
-use super::{Abi, ModuleError, ModuleSlot, command, component, host, inspect, reactor, wasi};
+use super::{Abi, ModuleError, ModuleSlot, command, component, host, inspect, messaging, reactor, wasi};
 
 /// Interfaces whose host asks others than the invocation: who imports one is given services, and may wait for them.
 const SERVED: &[&str] = &[
@@ -28,7 +28,8 @@ const SERVED: &[&str] = &[
 
 /// What guests may import.
 pub(super) struct Linkers {
-    /// The interfaces of `wit/tripline.wit` alone: nothing in them waits, but in those that are `SERVED`.
+    /// The interfaces of `wit/tripline.wit`, and `wasmcloud:messaging` over them: nothing in them waits, but in those
+    /// that are `SERVED`.
     ours: wasmtime::component::Linker<Guest>,
     /// Those, WASI 0.2 and the other standard interfaces.
     wide: wasmtime::component::Linker<Guest>,
@@ -39,9 +40,11 @@ pub(super) struct Linkers {
 impl Linkers {
     pub(super) fn new(engine: &Engine) -> wasmtime::Result<Self> {
         let mut ours = wasmtime::component::Linker::new(engine);
-        Function::add_to_linker::<_, HasSelf<Guest>>(&mut ours, |guest| guest)?;
         let mut wide = wasmtime::component::Linker::new(engine);
-        Function::add_to_linker::<_, HasSelf<Guest>>(&mut wide, |guest| guest)?;
+        for linker in [&mut ours, &mut wide] {
+            Function::add_to_linker::<_, HasSelf<Guest>>(linker, |guest| guest)?;
+            host::standard::add_messaging_to_linker(linker)?;
+        }
         wasmtime_wasi::p2::add_to_linker_async(&mut wide)?;
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut wide)?;
         host::standard::add_to_linker(&mut wide)?;
@@ -112,6 +115,7 @@ pub(super) enum Linked {
     Http { pre: ProxyPre<Guest> },
     Command { pre: wasmtime::InstancePre<Guest> },
     CommandComponent { pre: CommandPre<Guest> },
+    Messaging { pre: InstancePre<Guest>, handle: ComponentExportIndex },
     Reactor { pre: wasmtime::InstancePre<Guest> },
 }
 
@@ -132,7 +136,7 @@ impl Needs {
         Self {
             wasi: imports(component, "wasi:"),
             served: SERVED.iter().any(|interface| imports(component, interface)),
-            invocation: imports(component, "tripline:"),
+            invocation: imports(component, "tripline:") || imports(component, "wasmcloud:"),
         }
     }
 }
@@ -153,6 +157,10 @@ impl Compiled {
             (Abi::WasiHttp, Code::Component(component)) => {
                 linkers.wide.instantiate_pre(component).and_then(ProxyPre::new).map(|pre| Linked::Http { pre })
             }
+            (Abi::Messaging, Code::Component(component)) => linkers
+                .wide
+                .instantiate_pre(component)
+                .and_then(|pre| Ok(Linked::Messaging { pre, handle: messaging::handler(component)? })),
             (Abi::CommandComponent, Code::Component(component)) => {
                 let pre = linkers.wide.instantiate_pre(component).and_then(CommandPre::new);
                 pre.map(|pre| Linked::CommandComponent { pre })

@@ -7,6 +7,7 @@ mod fences;
 mod hostile;
 mod hosts;
 mod limits;
+mod messaging;
 mod outbound;
 mod reuse;
 mod work;
@@ -104,6 +105,7 @@ fn event(kind: Kind, payload: impl Into<Bytes>) -> InvocationContext {
     };
     let mut event = InvocationContext::new(Arc::new(binding), Custody::Caller, payload.into());
     event.subject = "subject".into();
+    event.attributes = vec![("reply".into(), "_INBOX.7".into())];
     event
 }
 
@@ -113,6 +115,7 @@ fn echoes() -> Vec<(Abi, Bytes)> {
         (Abi::Component, guest("steer.component.wat")),
         (Abi::Command, guest("steer.wat")),
         (Abi::CommandComponent, guest("steer.command.wat")),
+        (Abi::Messaging, guest("steer.messaging.wat")),
         (Abi::Reactor, guest("steer.reactor.wat")),
         (Abi::WasiHttp, guest("steer.http.wat")),
     ]

@@ -3,11 +3,12 @@
 use super::*;
 
 /// The guests that can be steered, with the tables, table elements and instances that they have of their own.
-const STEERED: [(&str, usize, usize, usize); 5] = [
+const STEERED: [(&str, usize, usize, usize); 6] = [
     ("steer.component.wat", 0, 0, 1),
     ("steer.wat", 0, 0, 1),
     ("steer.command.wat", 0, 0, 2),
     ("steer.reactor.wat", 0, 0, 1),
+    ("steer.messaging.wat", 0, 0, 2),
     ("steer.http.wat", 1, 9, 3),
 ];
 
