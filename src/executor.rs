@@ -205,6 +205,12 @@ pub enum ModuleError {
         /// The limit in bytes.
         limit: u64,
     },
+    /// Compiling it took longer than the engine allows.
+    #[error("took longer to compile than {} s: build it for size, or with fewer and smaller functions", .limit.as_secs_f64())]
+    CompilesTooLong {
+        /// The longest that a compilation may take.
+        limit: Duration,
+    },
     /// Its instances cannot serve more than one attempt, which its definition asks for.
     #[error("is a command, which runs once: take `reuse` out of the definition, or build it as a reactor or component")]
     RunsOnce,
