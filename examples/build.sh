@@ -43,6 +43,7 @@ examples/quickstart/modules/report.wasm    examples/quickstart/guests/report    
 tests/guests/echo.component.wasm           examples/guests/echo                 wasm32-unknown-unknown
 tests/guests/fetch.wasm                    examples/guests/fetch                wasm32-unknown-unknown
 tests/guests/hello-http.wasm               examples/guests/hello-http           wasm32-unknown-unknown
+tests/guests/relay.component.wasm          examples/guests/relay                wasm32-unknown-unknown
 tests/guests/sql.component.wasm            examples/guests/sql                  wasm32-unknown-unknown
 tests/guests/hosts.component.wasm          examples/guests/hosts                wasm32-unknown-unknown
 tests/guests/standard.component.wasm       examples/guests/standard             wasm32-unknown-unknown

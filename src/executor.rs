@@ -21,6 +21,7 @@ mod http;
 mod inspect;
 mod logs;
 mod masks;
+mod messaging;
 pub mod native;
 mod outbound;
 mod reactor;
@@ -125,8 +126,12 @@ pub enum Abi {
     Component,
     /// A component that exports `wasi:http/incoming-handler`.
     WasiHttp,
+    /// A component that exports `wasmcloud:messaging/handler`.
+    Messaging,
     /// A core module with `_start`: payload on stdin, answer on stdout.
     Command,
+    /// A component that exports `wasi:cli/run`: as a command.
+    CommandComponent,
     /// A core module with `memory`, `alloc` and `handle`: bytes in, bytes out.
     Reactor,
 }
@@ -137,9 +142,16 @@ impl Abi {
         match self {
             Abi::Component => "component",
             Abi::WasiHttp => "wasi-http",
+            Abi::Messaging => "messaging",
             Abi::Command => "command",
+            Abi::CommandComponent => "command-component",
             Abi::Reactor => "reactor",
         }
+    }
+
+    /// Whether it is a component, and not a core module.
+    const fn is_component(self) -> bool {
+        !matches!(self, Abi::Command | Abi::Reactor)
     }
 }
 
@@ -156,7 +168,7 @@ impl Inspection {
     /// Whether the module can be what a definition says.
     pub fn suits(&self, definition: &Definition) -> Result<(), ModuleError> {
         match self.abi {
-            Abi::Command if definition.reuse.is_some() => Err(ModuleError::RunsOnce),
+            Abi::Command | Abi::CommandComponent if definition.reuse.is_some() => Err(ModuleError::RunsOnce),
             _ => Ok(()),
         }
     }
@@ -171,7 +183,7 @@ pub enum ModuleError {
     /// It speaks none of the interfaces.
     #[error(
         "exports none of the known interfaces: expected `handle` (wit/tripline.wit), `wasi:http/incoming-handler`, \
-         or in a core module `_start` or `memory`, `alloc` and `handle`; it exports {} and imports {}", listed(.exports), listed(.imports)
+         `wasmcloud:messaging/handler` or `wasi:cli/run`, or in a core module `_start` or `memory`, `alloc` and `handle`; it exports {} and imports {}", listed(.exports), listed(.imports)
     )]
     NoKnownExport {
         /// What it exports instead.
@@ -192,6 +204,12 @@ pub enum ModuleError {
         size: u64,
         /// The limit in bytes.
         limit: u64,
+    },
+    /// Compiling it took longer than the engine allows.
+    #[error("took longer to compile than {} s: build it for size, or with fewer and smaller functions", .limit.as_secs_f64())]
+    CompilesTooLong {
+        /// The longest that a compilation may take.
+        limit: Duration,
     },
     /// Its instances cannot serve more than one attempt, which its definition asks for.
     #[error("is a command, which runs once: take `reuse` out of the definition, or build it as a reactor or component")]

@@ -10,6 +10,7 @@ use futures_util::FutureExt as _;
 use trigger_core::{BoxFuture, Failure, InvocationContext, Response};
 use wasmtime::component::{ComponentExportIndex, InstancePre};
 use wasmtime::{PoolConcurrencyLimitError, Store, Trap, UpdateDeadline};
+use wasmtime_wasi::p2::pipe::MemoryOutputPipe;
 
 use super::account::{Metered, Stretch};
 use super::compiled::{Compiled, Linked};
@@ -18,7 +19,7 @@ use super::fiber::Overran;
 use super::guest::{Guest, lend};
 use super::shelf::{Ready, Seat, Shelf};
 use super::wasi::Wasi;
-use super::{Attempt, Effects, command, component, http, reactor};
+use super::{Attempt, Effects, command, component, http, messaging, reactor};
 
 /// Ticks that a guest has on its caller's thread. Two are at least one whole one: the next tick may come at once.
 const QUICK_TICKS: u64 = 2;
@@ -85,17 +86,15 @@ impl Call {
     pub(super) fn begin(mut self, compiled: Arc<Compiled>, invocation: &InvocationContext) -> Work {
         let kept = self.shelf.as_ref().and_then(|shelf| shelf.take(&self.guest.version));
         match &compiled.linked {
-            Linked::Component { wasi, .. } => {
-                if *wasi && kept.is_none() {
+            Linked::Component { .. } => {
+                if compiled.needs.wasi && kept.is_none() {
                     self.guest.wasi = Some(Box::new(Wasi::component(&mut self.guest)));
                 }
                 self.guest.invocation = Some(Box::new(invocation.clone()));
                 let invocation = Box::new(invocation.clone());
                 self.guarded(kept, compiled, move |compiled, seat| {
                     Box::pin(async move {
-                        let Linked::Component { pre, handle, .. } = &compiled.linked else {
-                            unreachable!("matched above")
-                        };
+                        let Linked::Component { pre, handle } = &compiled.linked else { unreachable!("matched above") };
                         let instance = seat.component();
                         let called = component::call_async(&mut seat.store, pre, handle, instance, &invocation).await;
                         Finish {
@@ -107,15 +106,35 @@ impl Call {
                     })
                 })
             }
-            Linked::Http { asks, .. } => {
+            Linked::Messaging { .. } => {
+                if compiled.needs.wasi && kept.is_none() {
+                    self.guest.wasi = Some(Box::new(Wasi::component(&mut self.guest)));
+                }
+                self.guest.invocation = compiled.needs.invocation.then(|| Box::new(invocation.clone()));
+                let invocation = Box::new(invocation.clone());
+                self.guarded(kept, compiled, move |compiled, seat| {
+                    Box::pin(async move {
+                        let Linked::Messaging { pre, handle } = &compiled.linked else { unreachable!("matched above") };
+                        let instance = seat.component();
+                        let called = messaging::call(&mut seat.store, pre, handle, instance, &invocation).await;
+                        Finish {
+                            ready: called.ready,
+                            crowded: is_crowded(&called.result),
+                            instance: called.instance.map(Ready::Component),
+                            answer: Box::new(|guest| messaging::answer(called.result, guest)),
+                        }
+                    })
+                })
+            }
+            Linked::Http { .. } => {
                 if kept.is_none() {
                     self.guest.wasi = Some(Box::new(Wasi::component(&mut self.guest)));
                 }
-                self.guest.invocation = asks.then(|| Box::new(invocation.clone()));
+                self.guest.invocation = compiled.needs.invocation.then(|| Box::new(invocation.clone()));
                 let (request, told) = (http::request(invocation), http::Told::of(invocation));
                 self.guarded(kept, compiled, move |compiled, seat| {
                     Box::pin(async move {
-                        let Linked::Http { pre, .. } = &compiled.linked else { unreachable!("matched above") };
+                        let Linked::Http { pre } = &compiled.linked else { unreachable!("matched above") };
                         let proxy = seat.proxy();
                         let mut called = http::call(&mut seat.store, pre, proxy, request).await;
                         Finish {
@@ -153,13 +172,19 @@ impl Call {
                     Box::pin(async move {
                         let Linked::Command { pre } = &compiled.linked else { unreachable!("matched above") };
                         let (ready, result) = command::call(&mut seat.store, pre).await;
-                        Finish {
-                            ready,
-                            crowded: is_crowded(&result),
-                            // It runs once, by its nature.
-                            instance: None,
-                            answer: Box::new(move |guest| command::answer(result, output, guest)),
-                        }
+                        ran(ready, result, output)
+                    })
+                })
+            }
+            Linked::CommandComponent { .. } => {
+                let (wasi, output) = Wasi::command_component(&mut self.guest, invocation.payload.clone());
+                self.guest.wasi = Some(Box::new(wasi));
+                self.guest.invocation = compiled.needs.invocation.then(|| Box::new(invocation.clone()));
+                self.guarded(None, compiled, move |compiled, seat| {
+                    Box::pin(async move {
+                        let Linked::CommandComponent { pre } = &compiled.linked else { unreachable!("matched above") };
+                        let (ready, result) = command::call_component(&mut seat.store, pre).await;
+                        ran(ready, result, output)
                     })
                 })
             }
@@ -203,6 +228,17 @@ impl Call {
                 Err(_) => account(store, times, |_| Err(timeout(seconds))),
             })
         })
+    }
+}
+
+/// How a command's call went.
+fn ran(ready: Option<Instant>, result: wasmtime::Result<()>, output: MemoryOutputPipe) -> Finish {
+    Finish {
+        ready,
+        crowded: is_crowded(&result),
+        // It runs once, by its nature.
+        instance: None,
+        answer: Box::new(move |guest| command::answer(result, output, guest)),
     }
 }
 

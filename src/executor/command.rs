@@ -1,10 +1,12 @@
-//! WASI commands: the payload on stdin, the answer from stdout, the exit code for how it went.
+//! WASI commands, as core modules and as components: the payload on stdin, the answer from stdout, the exit code for how
+//! it went.
 
 use std::time::Instant;
 
 use trigger_core::{Failure, FailureCode, Response};
 use wasmtime::{InstancePre, Store};
 use wasmtime_wasi::I32Exit;
+use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi::p2::pipe::MemoryOutputPipe;
 
 use super::component::too_large;
@@ -36,6 +38,25 @@ pub(super) async fn call(
     let ready = Some(Instant::now());
     let result = match instance.get_typed_func::<(), ()>(&mut *store, "_start") {
         Ok(start) => start.call_async(store, ()).await,
+        Err(error) => Err(error),
+    };
+    (ready, result)
+}
+
+/// Runs a component's command; when its instance was ready, and how it ended.
+pub(super) async fn call_component(
+    store: &mut Store<Guest>,
+    pre: &CommandPre<Guest>,
+) -> (Option<Instant>, wasmtime::Result<()>) {
+    let command = match pre.instantiate_async(&mut *store).await {
+        Ok(command) => command,
+        Err(error) => return (None, Err(error)),
+    };
+    let ready = Some(Instant::now());
+    let result = match command.wasi_cli_run().call_run(store).await {
+        Ok(Ok(())) => Ok(()),
+        // It has no other number to tell.
+        Ok(Err(())) => Err(I32Exit(1).into()),
         Err(error) => Err(error),
     };
     (ready, result)

@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 use wasmtime::component::{Component, ComponentExportIndex, HasSelf, InstancePre};
 use wasmtime::{Engine, Module};
+use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
 use super::guest::Guest;
 use super::host::bindings::Function;
-use super::{Abi, ModuleError, ModuleSlot, command, component, host, inspect, reactor, wasi};
+use super::{Abi, ModuleError, ModuleSlot, command, component, host, inspect, messaging, reactor, wasi};
 
 /// Interfaces whose host asks others than the invocation: who imports one is given services, and may wait for them.
 const SERVED: &[&str] = &[
@@ -27,7 +28,8 @@ const SERVED: &[&str] = &[
 
 /// What guests may import.
 pub(super) struct Linkers {
-    /// The interfaces of `wit/tripline.wit` alone: nothing in them waits, but in those that are `SERVED`.
+    /// The interfaces of `wit/tripline.wit`, and `wasmcloud:messaging` over them: nothing in them waits, but in those
+    /// that are `SERVED`.
     ours: wasmtime::component::Linker<Guest>,
     /// Those, WASI 0.2 and the other standard interfaces.
     wide: wasmtime::component::Linker<Guest>,
@@ -38,9 +40,11 @@ pub(super) struct Linkers {
 impl Linkers {
     pub(super) fn new(engine: &Engine) -> wasmtime::Result<Self> {
         let mut ours = wasmtime::component::Linker::new(engine);
-        Function::add_to_linker::<_, HasSelf<Guest>>(&mut ours, |guest| guest)?;
         let mut wide = wasmtime::component::Linker::new(engine);
-        Function::add_to_linker::<_, HasSelf<Guest>>(&mut wide, |guest| guest)?;
+        for linker in [&mut ours, &mut wide] {
+            Function::add_to_linker::<_, HasSelf<Guest>>(linker, |guest| guest)?;
+            host::standard::add_messaging_to_linker(linker)?;
+        }
         wasmtime_wasi::p2::add_to_linker_async(&mut wide)?;
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut wide)?;
         host::standard::add_to_linker(&mut wide)?;
@@ -61,11 +65,9 @@ pub(super) enum Code {
 impl Code {
     pub(super) fn compile(engine: &Engine, abi: Abi, bytes: &[u8]) -> Result<Self, ModuleError> {
         let refused = |error: wasmtime::Error| ModuleError::Compile(format!("{error:#}"));
-        match abi {
-            Abi::Component | Abi::WasiHttp => {
-                Component::from_binary(engine, bytes).map(Code::Component).map_err(refused)
-            }
-            Abi::Command | Abi::Reactor => Module::from_binary(engine, bytes).map(Code::Core).map_err(refused),
+        match abi.is_component() {
+            true => Component::from_binary(engine, bytes).map(Code::Component).map_err(refused),
+            false => Module::from_binary(engine, bytes).map(Code::Core).map_err(refused),
         }
     }
 
@@ -95,6 +97,8 @@ impl Code {
 /// Linked code.
 pub(super) struct Compiled {
     pub(super) linked: Linked,
+    /// What its guests are given.
+    pub(super) needs: Needs,
     /// The engine that it was compiled for.
     pub(super) engine: Engine,
     /// Size of the machine code's image.
@@ -107,35 +111,32 @@ pub(super) struct Compiled {
 
 /// What is instantiated.
 pub(super) enum Linked {
-    Component {
-        pre: InstancePre<Guest>,
-        handle: ComponentExportIndex,
-        /// Whether it imports WASI, and so may wait.
-        wasi: bool,
-        /// Whether it imports what is `SERVED`, and so may wait for it.
-        served: bool,
-    },
-    Http {
-        pre: ProxyPre<Guest>,
-        /// Whether it imports interfaces that show it the invocation.
-        asks: bool,
-        /// Whether it imports what is `SERVED`.
-        served: bool,
-    },
-    Command {
-        pre: wasmtime::InstancePre<Guest>,
-    },
-    Reactor {
-        pre: wasmtime::InstancePre<Guest>,
-    },
+    Component { pre: InstancePre<Guest>, handle: ComponentExportIndex },
+    Http { pre: ProxyPre<Guest> },
+    Command { pre: wasmtime::InstancePre<Guest> },
+    CommandComponent { pre: CommandPre<Guest> },
+    Messaging { pre: InstancePre<Guest>, handle: ComponentExportIndex },
+    Reactor { pre: wasmtime::InstancePre<Guest> },
 }
 
-impl Linked {
-    /// Whether the guest is given services.
-    pub(super) fn is_served(&self) -> bool {
-        match self {
-            Linked::Component { served, .. } | Linked::Http { served, .. } => *served,
-            Linked::Command { .. } | Linked::Reactor { .. } => false,
+/// What a component imports that is more than its invocation's own; core modules ask nobody.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Needs {
+    /// WASI: it may wait.
+    pub(super) wasi: bool,
+    /// What is `SERVED`: it is given services, and may wait for them.
+    pub(super) served: bool,
+    /// Interfaces that show it the invocation.
+    pub(super) invocation: bool,
+}
+
+impl Needs {
+    fn of(code: &Code) -> Self {
+        let Code::Component(component) = code else { return Self::default() };
+        Self {
+            wasi: imports(component, "wasi:"),
+            served: SERVED.iter().any(|interface| imports(component, interface)),
+            invocation: imports(component, "tripline:") || imports(component, "wasmcloud:"),
         }
     }
 }
@@ -148,12 +149,21 @@ impl std::fmt::Debug for Compiled {
 
 impl Compiled {
     pub(super) fn link(linkers: &Linkers, abi: Abi, code: &Code) -> Result<Self, ModuleError> {
+        let needs = Needs::of(code);
         let linked = match (abi, code) {
-            (Abi::Component, Code::Component(component)) => link_component(linkers, component),
+            (Abi::Component, Code::Component(component)) => {
+                link_component(if needs.wasi { &linkers.wide } else { &linkers.ours }, component)
+            }
             (Abi::WasiHttp, Code::Component(component)) => {
-                let pre = linkers.wide.instantiate_pre(component).and_then(ProxyPre::new);
-                let (asks, served) = (imports(component, "tripline:"), is_served(component));
-                pre.map(|pre| Linked::Http { pre, asks, served })
+                linkers.wide.instantiate_pre(component).and_then(ProxyPre::new).map(|pre| Linked::Http { pre })
+            }
+            (Abi::Messaging, Code::Component(component)) => linkers
+                .wide
+                .instantiate_pre(component)
+                .and_then(|pre| Ok(Linked::Messaging { pre, handle: messaging::handler(component)? })),
+            (Abi::CommandComponent, Code::Component(component)) => {
+                let pre = linkers.wide.instantiate_pre(component).and_then(CommandPre::new);
+                pre.map(|pre| Linked::CommandComponent { pre })
             }
             (Abi::Reactor, Code::Core(module)) => {
                 linkers.core.instantiate_pre(module).and_then(reactor::check).map(|pre| Linked::Reactor { pre })
@@ -166,11 +176,17 @@ impl Compiled {
         let linked = linked.map_err(|error| ModuleError::Compile(format!("{error:#}")))?;
         Ok(Self {
             linked,
+            needs,
             engine: code.engine().clone(),
             bytes: code.image_bytes(),
             last_used: AtomicU64::new(0),
             users: Mutex::default(),
         })
+    }
+
+    /// Whether nothing that it imports can make its guests wait.
+    pub(super) fn never_waits(&self) -> bool {
+        !self.needs.wasi && !self.needs.served
     }
 
     /// Notes whose code it is.
@@ -195,19 +211,13 @@ impl Compiled {
     }
 }
 
-fn link_component(linkers: &Linkers, component: &Component) -> wasmtime::Result<Linked> {
-    let wasi = imports(component, "wasi:");
-    let linker = if wasi { &linkers.wide } else { &linkers.ours };
+fn link_component(linker: &wasmtime::component::Linker<Guest>, component: &Component) -> wasmtime::Result<Linked> {
     let pre = linker.instantiate_pre(component)?;
     let handle = component
         .get_export_index(None, inspect::HANDLE)
         .ok_or_else(|| wasmtime::format_err!("it does not export `{}`", inspect::HANDLE))?;
     component::check(component)?;
-    Ok(Linked::Component { pre, handle, wasi, served: is_served(component) })
-}
-
-fn is_served(component: &Component) -> bool {
-    SERVED.iter().any(|interface| imports(component, interface))
+    Ok(Linked::Component { pre, handle })
 }
 
 fn imports(component: &Component, prefix: &str) -> bool {

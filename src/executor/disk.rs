@@ -2,15 +2,18 @@
 //!
 //! What is loaded from here runs as native code. So the directory is the user's alone, and every file carries a MAC
 //! under a key that was made here; a file that does not match is deleted and made again.
+//!
+//! A file is mapped and not read: of its code only what runs comes into memory. BLAKE3, because the first call waits for
+//! the MAC of all of it: SHA-256 takes three times as long, also where a processor has instructions for it.
 
 use std::collections::HashSet;
+use std::fs::File;
 use std::hash::{Hash as _, Hasher};
-use std::io::{ErrorKind, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use ring::hmac;
 use wasmtime::component::Component;
 use wasmtime::{Engine, Module};
 
@@ -18,14 +21,14 @@ use super::Abi;
 use super::compiled::Code;
 use crate::functions::Digest;
 
-const MAC_BYTES: usize = 32;
-const KEY_BYTES: usize = 32;
+const MAC_BYTES: usize = blake3::OUT_LEN;
+const KEY_BYTES: usize = blake3::KEY_LEN;
 
 /// A directory of compiled code, for one build of the compiler with one configuration.
 pub(super) struct DiskCache {
     root: PathBuf,
     directory: PathBuf,
-    key: hmac::Key,
+    key: [u8; KEY_BYTES],
 }
 
 impl DiskCache {
@@ -35,7 +38,7 @@ impl DiskCache {
         engine.precompile_compatibility_hash().hash(&mut hasher);
         let directory = root.join(format!("{:016x}", hasher.finish()));
         self::directory(&directory)?;
-        let key = hmac::Key::new(hmac::HMAC_SHA256, &secret(&root.join("key"))?);
+        let key = secret(&root.join("key"))?;
         Ok(Self { root: root.to_owned(), directory, key })
     }
 
@@ -44,26 +47,39 @@ impl DiskCache {
         self.directory.join(format!("{}.{}", hex(digest), abi.as_str()))
     }
 
-    /// What stands before the code, under the MAC with it: which module it is of.
-    fn head(digest: Digest, abi: Abi) -> Vec<u8> {
+    /// What stands behind the code, under the MAC with it: which module it is of.
+    fn label(digest: Digest, abi: Abi) -> Vec<u8> {
         [&digest.0, abi.as_str().as_bytes(), b"\0"].concat()
+    }
+
+    /// Whether a file is as it was written here, for this module.
+    fn is_ours(&self, path: &Path, digest: Digest, abi: Abi) -> std::io::Result<bool> {
+        let mut file = File::open(path)?;
+        let label = Self::label(digest, abi);
+        let Some(code_bytes) = file.metadata()?.len().checked_sub((label.len() + MAC_BYTES) as u64) else {
+            return Ok(false);
+        };
+        let mut mac = blake3::Hasher::new_keyed(&self.key);
+        mac.update_reader((&mut file).take(code_bytes))?.update(&label);
+        let mut end = vec![0; label.len() + MAC_BYTES];
+        file.read_exact(&mut end)?;
+        let (named, told) = end.split_at(label.len());
+        // Compares in constant time.
+        Ok(named == label && blake3::Hash::from_slice(told).is_ok_and(|told| mac.finalize() == told))
     }
 
     /// The code of a module, if an engine like this one compiled it.
     pub(super) fn load(&self, engine: &Engine, digest: Digest, abi: Abi) -> Option<Code> {
         let path = self.path(digest, abi);
-        let file = match std::fs::read(&path) {
-            Ok(file) => file,
+        let is_ours = match self.is_ours(&path, digest, abi) {
+            Ok(is_ours) => is_ours,
             Err(error) if error.kind() == ErrorKind::NotFound => return None,
             Err(error) => {
                 tracing::warn!(path = %path.display(), "cannot read compiled code, it is made again: {error}");
                 return None;
             }
         };
-        let code = file.split_at_checked(MAC_BYTES).and_then(|(mac, content)| {
-            hmac::verify(&self.key, content, mac).ok()?;
-            deserialize(engine, abi, content.strip_prefix(&*Self::head(digest, abi))?)
-        });
+        let code = is_ours.then(|| deserialize(engine, abi, &path)).flatten();
         if code.is_some() {
             touch(&path);
         } else {
@@ -125,13 +141,12 @@ impl DiskCache {
     pub(super) fn save(&self, digest: Digest, abi: Abi, code: &Code) {
         let path = self.path(digest, abi);
         let saved = code.serialize().map_err(std::io::Error::other).and_then(|code| {
-            let head = Self::head(digest, abi);
-            let mut mac = hmac::Context::with_key(&self.key);
-            mac.update(&head);
-            mac.update(&code);
+            let label = Self::label(digest, abi);
+            let mut mac = blake3::Hasher::new_keyed(&self.key);
+            mac.update(&code).update(&label);
             // A clean-up that found nothing in it removed it, if it was another engine's.
             directory(&self.directory)?;
-            write_whole(&path, &[mac.sign().as_ref(), &head, &code])
+            write_whole(&path, &[&code, &label, mac.finalize().as_bytes()])
         });
         if let Err(error) = saved {
             tracing::warn!(path = %path.display(), "cannot keep compiled code: {error}");
@@ -170,22 +185,38 @@ fn touch(path: &Path) {
 }
 
 #[expect(unsafe_code, reason = "wasmtime loads machine code, which it cannot check; the MAC says that it is ours")]
-fn deserialize(engine: &Engine, abi: Abi, code: &[u8]) -> Option<Code> {
-    // SAFETY: the bytes are what `Code::serialize` gave, since nobody else has the key of their MAC.
-    let loaded = unsafe {
-        match abi {
-            Abi::Component | Abi::WasiHttp => Component::deserialize(engine, code).map(Code::Component),
-            Abi::Command | Abi::Reactor => Module::deserialize(engine, code).map(Code::Core),
+fn deserialize(engine: &Engine, abi: Abi, path: &Path) -> Option<Code> {
+    // SAFETY: the file begins with what `Code::serialize` gave, since nobody else has the key of its MAC. That it is
+    // looked at before it is mapped makes no difference: no file of the directory is written to once it has its name,
+    // and another takes its place only by a rename of `write_whole`'s. Whoever else could do either is this user, whose
+    // directory it is (0700), and could read the key.
+    let mapped = unsafe {
+        match abi.is_component() {
+            true => Component::deserialize_file(engine, path).map(Code::Component),
+            false => Module::deserialize_file(engine, path).map(Code::Core),
         }
     };
-    loaded.ok()
+    mapped.or_else(|_| copied(engine, abi, path)).ok()
+}
+
+/// The same by a copy: a file system may forbid that what is on it is run (`noexec`).
+#[expect(unsafe_code, reason = "as above")]
+fn copied(engine: &Engine, abi: Abi, path: &Path) -> wasmtime::Result<Code> {
+    let code = std::fs::read(path)?;
+    // SAFETY: as above.
+    unsafe {
+        match abi.is_component() {
+            true => Component::deserialize(engine, code).map(Code::Component),
+            false => Module::deserialize(engine, code).map(Code::Core),
+        }
+    }
 }
 
 /// Reads the key, or makes one.
-fn secret(path: &Path) -> std::io::Result<Vec<u8>> {
-    match std::fs::read(path) {
-        Ok(key) if key.len() == KEY_BYTES => return Ok(key),
-        Ok(_) => {}
+fn secret(path: &Path) -> std::io::Result<[u8; KEY_BYTES]> {
+    match std::fs::read(path).map(<[u8; KEY_BYTES]>::try_from) {
+        Ok(Ok(key)) => return Ok(key),
+        Ok(Err(_)) => {}
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
@@ -193,7 +224,7 @@ fn secret(path: &Path) -> std::io::Result<Vec<u8>> {
     let random = ring::rand::SystemRandom::new();
     ring::rand::SecureRandom::fill(&random, &mut key).map_err(|_| std::io::Error::other("no randomness"))?;
     write_whole(path, &[&key])?;
-    Ok(key.to_vec())
+    Ok(key)
 }
 
 /// Writes a file that is there as a whole or not at all, for its owner alone.

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::watch;
 use trigger_core::{HttpParts, InvocationContext, Progress, TraceContext};
 use uuid::Uuid;
@@ -50,6 +51,8 @@ pub(super) struct Guest {
     /// For modules that import what others serve.
     pub(super) served: Option<Box<Served>>,
     pub(super) http: Option<Box<HttpParts>>,
+    /// What it published to whom its message says that waits for an answer.
+    pub(super) reply: Option<Bytes>,
     /// For modules that import WASI.
     pub(super) wasi: Option<Box<Wasi>>,
 }
@@ -110,6 +113,7 @@ impl Guest {
             effect_bytes: 0,
             served: None,
             http: None,
+            reply: None,
             wasi: None,
         }
     }

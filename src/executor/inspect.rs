@@ -12,6 +12,12 @@ pub(super) const HANDLE: &str = "handle";
 /// The interface that an HTTP component exports, in any of its compatible versions.
 const INCOMING_HANDLER: &str = "wasi:http/incoming-handler@0.2.";
 
+/// The interface that a component exports which handles messages, in any of its compatible versions.
+pub(super) const MESSAGING_HANDLER: &str = "wasmcloud:messaging/handler@0.2.";
+
+/// The interface that a component's command exports, in any of its compatible versions.
+const RUN: &str = "wasi:cli/run@0.2.";
+
 /// Interfaces that components may import. `@` stands before the version: releases of one minor version are compatible.
 const OFFERED: &[&str] = &[
     "tripline:function/types@0.1.",
@@ -35,6 +41,8 @@ const OFFERED: &[&str] = &[
     "wasi:filesystem/",
     "wasi:http/types@0.2.",
     "wasi:http/outgoing-handler@0.2.",
+    "wasmcloud:messaging/types@0.2.",
+    "wasmcloud:messaging/consumer@0.2.",
 ];
 
 /// Drafts of interfaces that components may import. No two drafts are compatible.
@@ -231,6 +239,8 @@ impl Surface {
         match self.component {
             true if exports(&|name| name == HANDLE) => Some(Abi::Component),
             true if exports(&|name| name.starts_with(INCOMING_HANDLER)) => Some(Abi::WasiHttp),
+            true if exports(&|name| name.starts_with(MESSAGING_HANDLER)) => Some(Abi::Messaging),
+            true if exports(&|name| name.starts_with(RUN)) => Some(Abi::CommandComponent),
             false if exports(&|name| name == "_start") => Some(Abi::Command),
             false if self.is_reactor() => Some(Abi::Reactor),
             _ => None,
@@ -251,10 +261,15 @@ mod tests {
     fn modules_are_known_by_what_they_export() {
         let command = look(r#"(module (memory (export "memory") 1) (func (export "_start")))"#).unwrap();
         assert_eq!(command.abi, Abi::Command);
-        for (path, abi) in [("echo.component.wasm", Abi::Component), ("hello-http.wasm", Abi::WasiHttp)] {
+        for (path, abi) in [
+            ("echo.component.wasm", Abi::Component),
+            ("hello-http.wasm", Abi::WasiHttp),
+            ("steer.command.wat", Abi::CommandComponent),
+            ("steer.messaging.wat", Abi::Messaging),
+        ] {
             let path = format!("{}/tests/guests/{path}", env!("CARGO_MANIFEST_DIR"));
             let features = WasmFeatures::default() | WasmFeatures::COMPONENT_MODEL;
-            let inspection = inspect(&std::fs::read(&path).unwrap(), 1 << 20, features).unwrap();
+            let inspection = inspect(&wat::parse_file(&path).unwrap(), 1 << 20, features).unwrap();
             assert_eq!(inspection.abi, abi, "{path}");
         }
         let reactor = r#"(module (memory (export "memory") 1) (func (export "alloc")) (func (export "handle")))"#;

@@ -7,6 +7,7 @@ mod fences;
 mod hostile;
 mod hosts;
 mod limits;
+mod messaging;
 mod outbound;
 mod reuse;
 mod work;
@@ -104,6 +105,7 @@ fn event(kind: Kind, payload: impl Into<Bytes>) -> InvocationContext {
     };
     let mut event = InvocationContext::new(Arc::new(binding), Custody::Caller, payload.into());
     event.subject = "subject".into();
+    event.attributes = vec![("reply".into(), "_INBOX.7".into())];
     event
 }
 
@@ -112,6 +114,8 @@ fn echoes() -> Vec<(Abi, Bytes)> {
     vec![
         (Abi::Component, guest("steer.component.wat")),
         (Abi::Command, guest("steer.wat")),
+        (Abi::CommandComponent, guest("steer.command.wat")),
+        (Abi::Messaging, guest("steer.messaging.wat")),
         (Abi::Reactor, guest("steer.reactor.wat")),
         (Abi::WasiHttp, guest("steer.http.wat")),
     ]
@@ -147,6 +151,23 @@ async fn the_payload_is_stdin_and_stdout_is_the_answer() {
     );
     let failure = Rig::new(wrong.unwrap().into()).call("").await.result.unwrap_err();
     assert!(!failure.retryable, "EX_DATAERR says that the input is wrong");
+}
+
+#[tokio::test]
+async fn a_component_that_runs_is_a_command() {
+    let rig = Rig::new(guest("steer.command.wat"));
+    assert_eq!(rig.version.module.abi, Abi::CommandComponent);
+    for payload in [Bytes::new(), Bytes::from_static(b"hello"), Bytes::from(vec![7; 300_000])] {
+        assert_eq!(rig.call(payload.clone()).await.result.unwrap().body, payload);
+    }
+    let failed = rig.call("f").await;
+    let detail = failed.detail.unwrap();
+    assert_eq!((detail.logs[0].level.as_ref(), detail.logs[0].message.as_str()), ("stderr", "told to fail"));
+    for (payload, code, retryable) in [("f", 1, true), ("e", 1, true), ("d", 65, false)] {
+        let failure = rig.call(payload).await.result.unwrap_err();
+        assert_eq!((failure.code, failure.retryable), (FailureCode::GuestError, retryable), "{payload}");
+        assert_eq!(&*failure.message, format!("exit code {code}: told to fail"));
+    }
 }
 
 #[tokio::test]

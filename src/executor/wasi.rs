@@ -41,29 +41,35 @@ enum Context {
     Component { wasi: WasiCtx, table: ResourceTable, http: WasiHttpCtx, requests: Requests },
 }
 
+impl Context {
+    fn component(wasi: WasiCtx, guest: &mut Guest) -> Self {
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(MAX_RESOURCES);
+        Context::Component { wasi, table, http: WasiHttpCtx::new(), requests: Requests(guest.outbound()) }
+    }
+}
+
 impl Wasi {
     /// For a component: what it writes to its standard streams becomes log lines.
     pub(super) fn component(guest: &mut Guest) -> Self {
-        let requests = Requests(guest.outbound());
         let (logs, stdout, stderr) = streams(guest);
         let mut builder = builder(guest);
         builder.stdout(stdout.clone()).stderr(stderr.clone());
-        let mut table = ResourceTable::new();
-        table.set_max_capacity(MAX_RESOURCES);
-        let context = Context::Component { wasi: builder.build(), table, http: WasiHttpCtx::new(), requests };
+        let context = Context::component(builder.build(), guest);
         Self { context, streams: vec![stdout, stderr], logs }
     }
 
     /// For a command: input on stdin, the answer from stdout; stderr becomes log lines.
     pub(super) fn command(guest: &Guest, input: Bytes) -> (Self, MemoryOutputPipe) {
-        let (logs, _, stderr) = streams(guest);
-        // One byte more than is allowed, by which a larger answer is told from one that just fits.
-        let limit = usize::try_from(guest.version.definition.max_output_bytes).unwrap_or(usize::MAX);
-        let answer = MemoryOutputPipe::new(limit.saturating_add(1));
-        let mut builder = builder(guest);
-        builder.stdin(MemoryInputPipe::new(input)).stdout(answer.clone()).stderr(stderr.clone());
-        builder.arg(&guest.version.definition.name);
+        let (mut builder, logs, stderr, answer) = piped(guest, input);
         let context = Context::Command(builder.build_p1());
+        (Self { context, streams: vec![stderr], logs }, answer)
+    }
+
+    /// The same for a command that is a component.
+    pub(super) fn command_component(guest: &mut Guest, input: Bytes) -> (Self, MemoryOutputPipe) {
+        let (mut builder, logs, stderr, answer) = piped(guest, input);
+        let context = Context::component(builder.build(), guest);
         (Self { context, streams: vec![stderr], logs }, answer)
     }
 
@@ -104,6 +110,18 @@ impl Wasi {
         self.streams.iter().for_each(LineStream::finish);
         self.logs.lock().last_words()
     }
+}
+
+/// A command's surroundings: its input on stdin, its answer from stdout.
+fn piped(guest: &Guest, input: Bytes) -> (WasiCtxBuilder, Arc<Mutex<Logs>>, LineStream, MemoryOutputPipe) {
+    let (logs, _, stderr) = streams(guest);
+    // One byte more than is allowed, by which a larger answer is told from one that just fits.
+    let limit = usize::try_from(guest.version.definition.max_output_bytes).unwrap_or(usize::MAX);
+    let answer = MemoryOutputPipe::new(limit.saturating_add(1));
+    let mut builder = builder(guest);
+    builder.stdin(MemoryInputPipe::new(input)).stdout(answer.clone()).stderr(stderr.clone());
+    builder.arg(&guest.version.definition.name);
+    (builder, logs, stderr, answer)
 }
 
 fn streams(guest: &Guest) -> (Arc<Mutex<Logs>>, LineStream, LineStream) {

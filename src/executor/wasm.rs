@@ -31,6 +31,8 @@ pub struct ExecutorConfig {
     pub max_memory_mb: u32,
     /// The largest module, in bytes.
     pub max_module_bytes: u64,
+    /// The longest that a compilation may take; by far more than the largest module that is reasonable takes.
+    pub max_compile_time: Duration,
     /// Where compiled code is kept over restarts, if it is.
     pub cache_dir: Option<PathBuf>,
     /// Compiled modules kept in memory.
@@ -47,6 +49,7 @@ impl Default for ExecutorConfig {
             max_instances: 256,
             max_memory_mb: 1024,
             max_module_bytes: 64 << 20,
+            max_compile_time: Duration::from_secs(120),
             cache_dir: None,
             max_cached_modules: 1000,
             max_cached_bytes: 1 << 30,
@@ -154,7 +157,7 @@ struct Inner {
     source: Arc<dyn ModuleSource>,
     config: ExecutorConfig,
     /// Compilations at once: they use every core by themselves.
-    compiling: tokio::sync::Semaphore,
+    compiling: Arc<tokio::sync::Semaphore>,
 }
 
 impl WasmExecutor {
@@ -173,7 +176,7 @@ impl WasmExecutor {
             shelf: Arc::default(),
             source,
             config,
-            compiling: tokio::sync::Semaphore::new(1),
+            compiling: Arc::new(tokio::sync::Semaphore::new(1)),
         };
         let inner = Arc::new(inner);
         start_keeper(&inner).map_err(|error| SetupError(format!("cannot start the guests' keeper: {error}")))?;
@@ -271,7 +274,7 @@ impl WasmExecutor {
         let mut overran = Duration::ZERO;
         loop {
             let ended = match &compiled.linked {
-                Linked::Component { pre, handle, wasi: false, served: false } if version.pace.is_quick() => {
+                Linked::Component { pre, handle } if compiled.never_waits() && version.pace.is_quick() => {
                     let guest = Guest::new(version.clone(), self.inner.config.bounds, deadline);
                     call::here(&compiled, (pre, handle), guest, shelf.map(|shelf| &**shelf), invocation)
                 }
@@ -306,7 +309,7 @@ impl WasmExecutor {
     ) -> Ended {
         let overran = Overran::default();
         let mut guest = Guest::new(version.clone(), self.inner.config.bounds, deadline);
-        if compiled.linked.is_served() {
+        if compiled.needs.served {
             let mut served = guest::Served::new(self.services.clone(), progress.clone());
             served.trace = Some(invocation.trace.child());
             guest.serve(served);
@@ -392,23 +395,33 @@ impl Inner {
         if let Some(found) = found.await.map_err(lost)?? {
             return Ok(Arc::new(found));
         }
-        let _turn = self.compiling.acquire().await.expect("never closed");
+        let turn = self.compiling.clone().acquire_owned().await.expect("never closed");
         let bytes = self.source.module(digest).await?;
-        let inner = self.clone();
+        let (inner, limit) = (self.clone(), self.config.max_compile_time);
         let compiled = tokio::task::spawn_blocking(move || {
+            // The compiler cannot be stopped: until it has ended, no other begins beside it.
+            let _turn = turn;
+            let began = Instant::now();
             if Digest::of(&bytes) != digest {
                 return Err(ModuleError::Corrupt { expected: digest });
             }
             inner.cache.compiles.fetch_add(1, Ordering::Relaxed);
             let ground = inner.ground(fuel)?;
             let code = Code::compile(&ground.engine, abi, &bytes)?;
+            // Whoever waited has been told; nobody is to find it later.
+            if began.elapsed() > limit {
+                return Err(ModuleError::CompilesTooLong { limit });
+            }
             let compiled = Compiled::link(&ground.linkers, abi, &code)?;
             if let Some(disk) = &ground.disk {
                 disk.save(digest, abi, &code);
             }
             Ok(compiled)
         });
-        compiled.await.map_err(lost)?.map(Arc::new)
+        match tokio::time::timeout(limit, compiled).await {
+            Ok(compiled) => compiled.map_err(lost)?.map(Arc::new),
+            Err(_) => Err(ModuleError::CompilesTooLong { limit }),
+        }
     }
 }
 

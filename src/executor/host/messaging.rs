@@ -62,7 +62,7 @@ impl Guest {
     }
 }
 
-fn told(error: &Error) -> String {
+pub(super) fn told(error: &Error) -> String {
     match error {
         Error::Denied(why) => format!("denied: {why}"),
         Error::InvalidSubject(why) => format!("invalid subject: {why}"),

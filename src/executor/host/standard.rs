@@ -1,10 +1,11 @@
 //! Standard interfaces over the host's own: what was built elsewhere runs here as it is.
 //!
-//! Their text is in `wit/standard/`. Who imports one of them imports WASI, so there is a table for its resources.
+//! Their text is in `wit/standard/`. Who imports one of those with resources imports WASI, so there is a table for them.
 
 mod config;
 mod keyvalue;
 mod logging;
+mod messaging;
 
 use wasmtime::component::{HasSelf, Linker};
 
@@ -41,9 +42,17 @@ mod bindings {
     pub(super) mod logging {
         wasmtime::component::bindgen!({ path: "wit/standard/logging", world: "imports" });
     }
+    pub(super) mod messaging {
+        wasmtime::component::bindgen!({ path: "wit/standard/wasmcloud-messaging", world: "imports" });
+    }
 }
 
-/// Lets components import them.
+/// Lets components publish as they do on wasmCloud, which needs no WASI.
+pub(in crate::executor) fn add_messaging_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    bindings::messaging::Imports::add_to_linker::<_, HasSelf<Guest>>(linker, |guest| guest)
+}
+
+/// Lets components import the others, which are WASI's.
 pub(in crate::executor) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     bindings::keyvalue_draft::Imports::add_to_linker::<_, HasSelf<Guest>>(linker, |guest| guest)?;
     bindings::keyvalue_draft2::Imports::add_to_linker::<_, HasSelf<Guest>>(linker, |guest| guest)?;

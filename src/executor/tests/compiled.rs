@@ -176,3 +176,41 @@ async fn bytes_that_are_not_what_was_deployed_are_not_run() {
     let failure = executor.attempt(&deployed, &event(Kind::Job, ""), deadline, None).await.result.unwrap_err();
     assert_eq!((failure.code, failure.retryable), (FailureCode::HostError, false));
 }
+
+#[tokio::test]
+async fn a_module_that_takes_too_long_to_compile_is_refused_and_the_next_one_has_its_turn() {
+    let directory = tempfile::tempdir().unwrap();
+    let modules: Vec<Bytes> = (0..2).map(numbered).collect();
+    let hasty = ExecutorConfig { max_compile_time: Duration::ZERO, ..on_disk(directory.path()) };
+    let rig = Rig::configured(modules.clone(), hasty, |_| {});
+    for module in &modules {
+        let version = version(&rig.executor, module, |_| {});
+        let error = rig.executor.prepare(&version).await.unwrap_err();
+        assert!(matches!(error, ModuleError::CompilesTooLong { limit: Duration::ZERO }), "{error}");
+    }
+    let failure = rig.call("").await.result.unwrap_err();
+    assert_eq!((failure.code, failure.retryable), (FailureCode::HostError, false));
+    // It is not found on the disk later, either.
+    let patient = Rig::configured(modules, on_disk(directory.path()), |_| {});
+    patient.executor.prepare(&patient.version).await.unwrap();
+    assert_eq!(patient.executor.cache_counts().compiles, 1);
+}
+
+#[tokio::test]
+async fn a_file_of_another_length_is_made_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let module = guest("steer.wat");
+    let rig = |module: &Bytes| Rig::configured(vec![module.clone()], on_disk(directory.path()), |_| {});
+    let first = rig(&module);
+    first.executor.prepare(&first.version).await.unwrap();
+    let path = file(directory.path());
+    let whole = std::fs::read(&path).unwrap();
+    // Cut anywhere, longer by a byte, or empty: it is made again.
+    for changed in [&whole[..whole.len() - 1], &whole[..40], &[], &[&whole[..], b"x"].concat()] {
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, changed).unwrap();
+        let rig = rig(&module);
+        assert_eq!(rig.call("hello").await.result.unwrap().body, "hello");
+        assert_eq!(rig.executor.cache_counts().compiles, 1, "{} bytes", changed.len());
+    }
+}

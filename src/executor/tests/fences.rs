@@ -3,10 +3,12 @@
 use super::*;
 
 /// The guests that can be steered, with the tables, table elements and instances that they have of their own.
-const STEERED: [(&str, usize, usize, usize); 4] = [
+const STEERED: [(&str, usize, usize, usize); 6] = [
     ("steer.component.wat", 0, 0, 1),
     ("steer.wat", 0, 0, 1),
+    ("steer.command.wat", 0, 0, 2),
     ("steer.reactor.wat", 0, 0, 1),
+    ("steer.messaging.wat", 0, 0, 2),
     ("steer.http.wat", 1, 9, 3),
 ];
 
@@ -14,12 +16,10 @@ const STEERED: [(&str, usize, usize, usize); 4] = [
 fn altered(name: &str, fields: &str, work: &str) -> Bytes {
     let path = format!("{}/tests/guests/{name}", env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(path).unwrap();
-    let memory = ["2", "4"].map(|pages| format!(r#"(memory (export "memory") {pages})"#));
-    let memory = memory.iter().find(|memory| text.contains(&**memory)).expect("a memory");
-    let text = text.replacen(memory, &format!("{memory}\n{fields}"), 1);
-    let before = "(local $first i32)\n";
-    assert!(text.contains(before), "{name}");
-    wat::parse_str(text.replacen(before, &format!("{before}{work}\n"), 1)).unwrap().into()
+    let (before, after) = text.split_once("(local $first i32)\n").expect("the variable that the work begins behind");
+    let (fields_before, function) = before.split_at(before.rfind("(func (export").expect("the function that does it"));
+    let text = format!("{fields_before}{fields}\n{function}(local $first i32)\n{work}\n{after}");
+    wat::parse_str(text).unwrap().into()
 }
 
 async fn refusal(rig: &Rig) -> String {
