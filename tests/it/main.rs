@@ -6,6 +6,7 @@ mod clock;
 mod crashes;
 mod cron;
 mod dead_letters;
+mod everything;
 mod examples;
 mod guests;
 mod hosts;
