@@ -11,6 +11,7 @@ mod examples;
 mod guests;
 mod hosts;
 mod jobs;
+mod languages;
 mod ledger;
 mod limits;
 mod local;
