@@ -31,10 +31,11 @@ impl Allocation {
 }
 
 /// The most instances of core modules, tables and memories that one attempt may have. The pool has as many for each
-/// attempt, so that none can take another's.
-pub(super) const MAX_INSTANCES: u32 = 32;
+/// attempt, so that none can take another's. Languages with a runtime of their own need them: a component in JavaScript
+/// has three memories, one in Python 38 instances.
+pub(super) const MAX_INSTANCES: u32 = 64;
 pub(super) const MAX_TABLES: u32 = 8;
-pub(super) const MAX_MEMORIES: u32 = 2;
+pub(super) const MAX_MEMORIES: u32 = 4;
 
 /// Elements of all tables together that one attempt may have.
 pub(super) const MAX_TABLE_ELEMENTS: usize = 100_000;

@@ -65,7 +65,7 @@ impl<E: std::error::Error> From<E> for Failure {
 impl From<HostError> for Failure {
     fn from(error: HostError) -> Self {
         match error.reason {
-            Reason::Unavailable | Reason::Conflict => Self::retryable(error),
+            Reason::Unavailable | Reason::Conflict | Reason::Failed { retryable: true } => Self::retryable(error),
             _ => Self::permanent(error),
         }
     }
@@ -104,7 +104,7 @@ impl<T, E: Into<Failure>> ResultExt<T> for Result<T, E> {
 
 /// The engine did not do what it was asked for.
 ///
-/// By `?` it becomes a [`Failure`]: one that may be tried again where the engine could not, a permanent one otherwise.
+/// By `?` it becomes a [`Failure`]: one that may be tried again where the same may go well then, a permanent one otherwise.
 /// It is no [`std::error::Error`], so that the two are told apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostError {
@@ -130,7 +130,12 @@ pub enum Reason {
     Constraint,
     /// Others were in the way; the same may go well when it is tried again.
     Conflict,
-    /// The engine could not do it now.
+    /// The function that was called failed.
+    Failed {
+        /// Whether another attempt may go better.
+        retryable: bool,
+    },
+    /// The engine, or whom it asked, could not do it now.
     Unavailable,
 }
 

@@ -30,17 +30,22 @@
 pub mod environment;
 mod event;
 mod failure;
+pub mod functions;
+pub mod http;
 pub mod jobs;
+pub mod kv;
 pub mod log;
 mod messages;
 mod response;
 mod run;
+pub mod secrets;
 pub mod sql;
 pub mod timers;
 mod when;
 
 pub use event::{Event, Trigger};
 pub use failure::{Failure, HostError, Reason, ResultExt};
+pub use functions::Call;
 pub use jobs::{Cancelled, Conflict, Job};
 pub use messages::{Message, publish_all};
 pub use response::Response;

@@ -63,11 +63,11 @@ async fn tables_and_memories_are_counted_before_anything_runs() {
             let fields = ["(table 1 funcref)\n".repeat(tables), "(memory 1)\n".repeat(memories)].concat();
             Rig::new(altered(name, &fields, ""))
         };
-        assert_eq!(with(8 - own, 1).call("hello").await.result.unwrap().body, "hello", "{name}");
+        assert_eq!(with(8 - own, 3).call("hello").await.result.unwrap().body, "hello", "{name}");
         let refused = refusal(&with(9 - own, 0)).await;
         assert!(refused.contains("table") && refused.contains('8'), "{name}: {refused}");
-        let refused = refusal(&with(0, 2)).await;
-        assert!(refused.contains("memories") && refused.contains('2'), "{name}: {refused}");
+        let refused = refusal(&with(0, 4)).await;
+        assert!(refused.contains("memories") && refused.contains('4'), "{name}: {refused}");
     }
 }
 
@@ -82,9 +82,9 @@ async fn the_instances_of_a_component_are_counted_before_anything_runs() {
             let text = text.replacen("(component\n", &format!("(component\n(core module $tiny)\n{more}"), 1);
             Rig::new(wat::parse_str(text).unwrap().into())
         };
-        assert_eq!(with(32 - own).call("hello").await.result.unwrap().body, "hello", "{name}");
-        let refused = refusal(&with(33 - own)).await;
-        assert!(refused.contains("instances") && refused.contains("32"), "{name}: {refused}");
+        assert_eq!(with(64 - own).call("hello").await.result.unwrap().body, "hello", "{name}");
+        let refused = refusal(&with(65 - own)).await;
+        assert!(refused.contains("instances") && refused.contains("64"), "{name}: {refused}");
     }
 }
 
