@@ -147,7 +147,7 @@ impl Call {
                 })
             }
             Linked::Reactor { .. } => {
-                if kept.is_none() {
+                if compiled.needs.wasi && kept.is_none() {
                     self.guest.wasi = Some(Box::new(Wasi::reactor(&self.guest)));
                 }
                 let payload = invocation.payload.clone();

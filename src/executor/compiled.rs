@@ -132,7 +132,13 @@ pub(super) struct Needs {
 
 impl Needs {
     fn of(code: &Code) -> Self {
-        let Code::Component(component) = code else { return Self::default() };
+        let component = match code {
+            Code::Component(component) => component,
+            Code::Core(module) => {
+                let wasi = module.imports().any(|import| import.module() == inspect::PREVIEW1);
+                return Self { wasi, ..Self::default() };
+            }
+        };
         Self {
             wasi: imports(component, "wasi:"),
             served: SERVED.iter().any(|interface| imports(component, interface)),

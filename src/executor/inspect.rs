@@ -59,7 +59,7 @@ const DRAFTS: &[&str] = &[
 ];
 
 /// The module whose functions core modules may import: WASI preview 1.
-const PREVIEW1: &str = "wasi_snapshot_preview1";
+pub(super) const PREVIEW1: &str = "wasi_snapshot_preview1";
 
 /// What preview 1 has (WASI `preview1` witx). Files and sockets are among them and find nothing.
 const PREVIEW1_FUNCTIONS: &[&str] = &[
