@@ -230,9 +230,7 @@ fn authorize(asked: &AuthContext<'_>, ours: bool) -> Authorization {
         | AuthAction::DropVtable { .. }
         | AuthAction::Unknown { .. } => Authorization::Deny,
         AuthAction::Transaction { .. } | AuthAction::Savepoint { .. } if !ours => Authorization::Deny,
-        AuthAction::Pragma { pragma_name, pragma_value } if !is_harmless(pragma_name, pragma_value) => {
-            Authorization::Deny
-        }
+        AuthAction::Pragma { pragma_name, .. } if !is_harmless(pragma_name) => Authorization::Deny,
         AuthAction::Function { function_name } if function_name.eq_ignore_ascii_case("load_extension") => {
             Authorization::Deny
         }
@@ -241,7 +239,7 @@ fn authorize(asked: &AuthContext<'_>, ours: bool) -> Authorization {
 }
 
 /// Pragmas that ask and change nothing.
-fn is_harmless(name: &str, _value: Option<&str>) -> bool {
+fn is_harmless(name: &str) -> bool {
     ["table_info", "table_xinfo", "table_list", "index_list", "index_info", "index_xinfo", "foreign_key_list"]
         .iter()
         .any(|harmless| name.eq_ignore_ascii_case(harmless))

@@ -7,8 +7,8 @@ use crate::store::postgres::tests::server::Server;
 
 /// A database of each kind, and a table's name that nobody else has.
 struct Both {
-    _directory: TempDir,
-    _server: Arc<Server>,
+    directory: TempDir,
+    server: Arc<Server>,
     databases: Databases,
     table: String,
 }
@@ -30,7 +30,7 @@ fn both(change: impl Fn(&mut Settings)) -> Both {
         (name.to_owned(), settings)
     });
     let databases = Databases::new(&settings.into());
-    Both { _directory: directory, _server: server, databases, table: format!("t_{}", uuid::Uuid::now_v7().simple()) }
+    Both { directory, server, databases, table: format!("t_{}", uuid::Uuid::now_v7().simple()) }
 }
 
 impl Both {
@@ -157,8 +157,8 @@ async fn nothing_can_be_changed_where_that_is_not_allowed() {
     let writable = both(|_| {});
     writable.make().await;
     let places = [
-        ("file", Place::Sqlite(writable._directory.path().join("shop.db"))),
-        ("server", Place::Postgres(Secret::new(writable._server.url()))),
+        ("file", Place::Sqlite(writable.directory.path().join("shop.db"))),
+        ("server", Place::Postgres(Secret::new(writable.server.url()))),
     ];
     let settings = places.map(|(name, place)| (name.to_owned(), Settings { read_only: true, ..settings(place) }));
     let read_only = Databases::new(&settings.into());
@@ -189,19 +189,22 @@ async fn nothing_can_be_changed_where_that_is_not_allowed() {
 async fn a_guest_reaches_no_other_file_and_leaves_nothing_in_a_connection() {
     let both = both(|settings| settings.max_connections = 1);
     let file = both.databases.get("file").unwrap();
+    let elsewhere = both.directory.path().join("elsewhere.db");
+    let (attach, copy) = ("ATTACH DATABASE 'PATH' AS other", "VACUUM INTO 'PATH'");
+    let [attach, copy] = [attach, copy].map(|statement| statement.replace("PATH", elsewhere.to_str().unwrap()));
     for denied in [
-        "ATTACH DATABASE '/tmp/other.db' AS other",
+        &*attach,
         "CREATE TEMP TABLE mine (x)",
         "PRAGMA writable_schema = ON",
         "PRAGMA journal_mode = DELETE",
         "SELECT load_extension('/tmp/x.so')",
         "CREATE VIRTUAL TABLE v USING fts5(x)",
-        "VACUUM INTO '/tmp/copy.db'",
+        &copy,
     ] {
         let error = file.execute(denied.to_owned(), vec![]).await.unwrap_err();
         assert!(matches!(error, Error::Denied(_) | Error::Invalid(_)), "{denied}: {error}");
     }
-    assert!(!std::path::Path::new("/tmp/copy.db").exists() && !std::path::Path::new("/tmp/other.db").exists());
+    assert!(!elsewhere.exists());
     let server = both.databases.get("server").unwrap();
     server.query("SELECT set_config('my.secret', 'hunter2', false)".to_owned(), vec![]).await.unwrap();
     server.execute("CREATE TEMP TABLE mine AS SELECT 1 AS x".to_owned(), vec![]).await.unwrap();
@@ -252,7 +255,7 @@ async fn a_database_that_is_away_is_so_for_who_asks() {
 }
 
 #[tokio::test]
-async fn types_of_a_server_are_text_where_they_have_one_form() {
+async fn types_of_aserver_are_text_where_they_have_one_form() {
     let both = both(|_| {});
     let server = both.databases.get("server").unwrap();
     let statement = "SELECT 1::int2, 2::int4, 1.5::float4, true, '{\"a\":1}'::jsonb, \
