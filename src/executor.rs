@@ -13,6 +13,7 @@ mod compiled;
 mod component;
 mod disk;
 mod engine;
+mod entry;
 mod failure;
 mod fiber;
 mod guest;

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use trigger_core::{BoxFuture, Failure, InvocationContext, Response};
-use wasmtime::component::{ComponentExportIndex, InstancePre};
 use wasmtime::{PoolConcurrencyLimitError, Store, Trap, UpdateDeadline};
 use wasmtime_wasi::p2::pipe::MemoryOutputPipe;
 
 use super::account::{Metered, Stretch};
 use super::compiled::{Compiled, Linked};
+use super::entry::{Here, OnFiber};
 use super::failure::{over_budget, panicked, timeout};
 use super::fiber::Overran;
 use super::guest::{Guest, lend};
@@ -34,41 +34,110 @@ pub(super) enum Ended {
     Crowded,
 }
 
+/// How a call went.
+pub(super) struct Called {
+    /// When its instance was ready, if there was one.
+    ready: Option<Instant>,
+    /// The instance, if it may serve again.
+    instance: Option<Ready>,
+    outcome: Outcome,
+}
+
+impl Called {
+    pub(super) fn new(ready: Instant, instance: Ready, outcome: Outcome) -> Self {
+        Self { ready: Some(ready), instance: Some(instance), outcome }
+    }
+
+    /// Of a guest that runs once, by its nature.
+    pub(super) fn once(ready: Instant, outcome: Outcome) -> Self {
+        Self { ready: Some(ready), instance: None, outcome }
+    }
+
+    /// There was no instance to be called.
+    pub(super) fn without_instance(outcome: Outcome) -> Self {
+        Self { ready: None, instance: None, outcome }
+    }
+
+    /// Whether the pool was empty: of instances, or of stacks when the first function was called. The guest has not run.
+    fn is_crowded(&self) -> bool {
+        self.outcome.error().is_some_and(|error| error.is::<PoolConcurrencyLimitError>())
+    }
+}
+
+/// What a call came to, by the guest's interface.
+pub(super) enum Outcome {
+    Component(wasmtime::Result<component::Returned>),
+    Http(http::Returned),
+    Messaging(wasmtime::Result<messaging::Returned>),
+    Reactor(wasmtime::Result<reactor::Returned>),
+    Command(wasmtime::Result<()>, MemoryOutputPipe),
+}
+
+impl Outcome {
+    /// Why the call did not come to its end, if it did not.
+    fn error(&self) -> Option<&wasmtime::Error> {
+        match self {
+            Outcome::Component(result) => result.as_ref().err(),
+            Outcome::Http(returned) => returned.result.as_ref().err(),
+            Outcome::Messaging(result) => result.as_ref().err(),
+            Outcome::Reactor(result) => result.as_ref().err(),
+            Outcome::Command(result, _) => result.as_ref().err(),
+        }
+    }
+
+    /// What it means.
+    fn answer(self, guest: &mut Guest) -> Result<Response, Failure> {
+        match self {
+            Outcome::Component(result) => component::answer(result, guest),
+            Outcome::Http(returned) => http::answer(returned, guest),
+            Outcome::Messaging(result) => messaging::answer(result, guest),
+            Outcome::Reactor(result) => reactor::answer(result, guest),
+            Outcome::Command(result, output) => command::answer(result, output, guest),
+        }
+    }
+}
+
 /// Calls a guest that cannot wait on this thread.
-pub(super) fn here(
-    compiled: &Compiled,
-    (pre, handle): (&InstancePre<Guest>, &ComponentExportIndex),
-    guest: Guest,
-    shelf: Option<&Shelf>,
-    invocation: &InvocationContext,
-) -> Ended {
+pub(super) fn here(compiled: &Compiled, guest: Guest, shelf: Option<&Shelf>, invocation: &InvocationContext) -> Ended {
     let (began, deadline) = (guest.began, guest.deadline);
     let exact = guest.version.definition.budget.cpu_ms.is_some();
     let kept = shelf.and_then(|shelf| shelf.take(&guest.version));
     let mut seat = Seat::take(kept, guest, &compiled.engine);
-    let instance = seat.component();
-    let store = &mut seat.store;
-    store.epoch_deadline_trap();
-    store.set_epoch_deadline(QUICK_TICKS);
+    seat.store.epoch_deadline_trap();
+    seat.store.set_epoch_deadline(QUICK_TICKS);
     let stretch = Stretch::begin(exact);
     let called = lend(invocation, || {
-        let call = || component::call(store, pre, handle, instance, invocation);
-        std::panic::catch_unwind(AssertUnwindSafe(call))
+        let mut call = || match &compiled.linked {
+            Linked::Component { pre, handle } => {
+                let before = seat.component();
+                component::call::<Here>(&mut seat.store, pre, handle, before, invocation).now_or_never()
+            }
+            Linked::Messaging { pre, handle } => {
+                let before = seat.component();
+                messaging::call::<Here>(&mut seat.store, pre, handle, before, invocation).now_or_never()
+            }
+            Linked::Reactor { pre } => {
+                let before = seat.reactor();
+                reactor::call::<Here>(&mut seat.store, pre, before, &invocation.payload).now_or_never()
+            }
+            Linked::Http { .. } | Linked::Command { .. } | Linked::CommandComponent { .. } => None,
+        };
+        std::panic::catch_unwind(AssertUnwindSafe(|| call().expect("a guest that never waits")))
     });
     let Ok(called) = called else { return Ended::Done(Attempt::failed(panicked())) };
     let (ended, cpu) = (Instant::now(), stretch.end());
-    if let Err(error) = &called.result
+    if let Some(error) = called.outcome.error()
         && error.downcast_ref() == Some(&Trap::Interrupt)
         && ended < deadline
     {
         return Ended::Overran(ended - began);
     }
-    if is_crowded(&called.result) {
+    if called.is_crowded() {
         return Ended::Crowded;
     }
     let times = Times { began, ready: called.ready, ended, cpu };
-    let attempt = account(store, times, |guest| component::answer(called.result, guest));
-    seat.leave(shelf, called.instance.map(Ready::Component), attempt.result.is_ok());
+    let attempt = account(&mut seat.store, times, |guest| called.outcome.answer(guest));
+    seat.leave(shelf, called.instance, attempt.result.is_ok());
     Ended::Done(attempt)
 }
 
@@ -82,109 +151,85 @@ pub(super) struct Call {
 
 pub(super) type Work = std::pin::Pin<Box<dyn Future<Output = Ended> + Send>>;
 
+/// A call on a fiber.
+type Calling<'a> = BoxFuture<'a, Called>;
+
 impl Call {
     pub(super) fn begin(mut self, compiled: Arc<Compiled>, invocation: &InvocationContext) -> Work {
         let kept = self.shelf.as_ref().and_then(|shelf| shelf.take(&self.guest.version));
+        let guest = &mut self.guest;
+        if compiled.needs.wasi && kept.is_none() {
+            match &compiled.linked {
+                Linked::Reactor { .. } => guest.wasi = Some(Box::new(Wasi::reactor(guest))),
+                Linked::Component { .. } | Linked::Messaging { .. } | Linked::Http { .. } => {
+                    guest.wasi = Some(Box::new(Wasi::component(guest)));
+                }
+                // With the output that they are called with.
+                Linked::Command { .. } | Linked::CommandComponent { .. } => {}
+            }
+        }
         match &compiled.linked {
             Linked::Component { .. } => {
-                if compiled.needs.wasi && kept.is_none() {
-                    self.guest.wasi = Some(Box::new(Wasi::component(&mut self.guest)));
-                }
-                self.guest.invocation = Some(Box::new(invocation.clone()));
-                let invocation = Box::new(invocation.clone());
+                let invocation = Arc::new(invocation.clone());
+                guest.invocation = Some(invocation.clone());
                 self.guarded(kept, compiled, move |compiled, seat| {
                     Box::pin(async move {
                         let Linked::Component { pre, handle } = &compiled.linked else { unreachable!("matched above") };
-                        let instance = seat.component();
-                        let called = component::call_async(&mut seat.store, pre, handle, instance, &invocation).await;
-                        Finish {
-                            ready: called.ready,
-                            crowded: is_crowded(&called.result),
-                            instance: called.instance.map(Ready::Component),
-                            answer: Box::new(|guest| component::answer(called.result, guest)),
-                        }
+                        let before = seat.component();
+                        component::call::<OnFiber>(&mut seat.store, pre, handle, before, &invocation).await
                     })
                 })
             }
             Linked::Messaging { .. } => {
-                if compiled.needs.wasi && kept.is_none() {
-                    self.guest.wasi = Some(Box::new(Wasi::component(&mut self.guest)));
-                }
-                self.guest.invocation = compiled.needs.invocation.then(|| Box::new(invocation.clone()));
-                let invocation = Box::new(invocation.clone());
+                let invocation = Arc::new(invocation.clone());
+                guest.invocation = Some(invocation.clone());
                 self.guarded(kept, compiled, move |compiled, seat| {
                     Box::pin(async move {
                         let Linked::Messaging { pre, handle } = &compiled.linked else { unreachable!("matched above") };
-                        let instance = seat.component();
-                        let called = messaging::call(&mut seat.store, pre, handle, instance, &invocation).await;
-                        Finish {
-                            ready: called.ready,
-                            crowded: is_crowded(&called.result),
-                            instance: called.instance.map(Ready::Component),
-                            answer: Box::new(|guest| messaging::answer(called.result, guest)),
-                        }
+                        let before = seat.component();
+                        messaging::call::<OnFiber>(&mut seat.store, pre, handle, before, &invocation).await
                     })
                 })
             }
             Linked::Http { .. } => {
-                if kept.is_none() {
-                    self.guest.wasi = Some(Box::new(Wasi::component(&mut self.guest)));
-                }
-                self.guest.invocation = compiled.needs.invocation.then(|| Box::new(invocation.clone()));
+                guest.invocation = compiled.needs.invocation.then(|| Arc::new(invocation.clone()));
                 let (request, told) = (http::request(invocation), http::Told::of(invocation));
                 self.guarded(kept, compiled, move |compiled, seat| {
                     Box::pin(async move {
                         let Linked::Http { pre } = &compiled.linked else { unreachable!("matched above") };
-                        let proxy = seat.proxy();
-                        let mut called = http::call(&mut seat.store, pre, proxy, request).await;
-                        Finish {
-                            ready: called.ready,
-                            crowded: is_crowded(&called.result),
-                            instance: called.instance.take().map(Ready::Http),
-                            answer: Box::new(move |guest| http::answer(called, guest, told)),
-                        }
+                        let before = seat.proxy();
+                        http::call(&mut seat.store, pre, before, request, told).await
                     })
                 })
             }
             Linked::Reactor { .. } => {
-                if compiled.needs.wasi && kept.is_none() {
-                    self.guest.wasi = Some(Box::new(Wasi::reactor(&self.guest)));
-                }
                 let payload = invocation.payload.clone();
                 self.guarded(kept, compiled, move |compiled, seat| {
                     Box::pin(async move {
                         let Linked::Reactor { pre } = &compiled.linked else { unreachable!("matched above") };
-                        let instance = seat.reactor();
-                        let called = reactor::call(&mut seat.store, pre, instance, &payload).await;
-                        Finish {
-                            ready: called.ready,
-                            crowded: is_crowded(&called.result),
-                            instance: called.instance.map(Ready::Reactor),
-                            answer: Box::new(|guest| reactor::answer(called.result, guest)),
-                        }
+                        let before = seat.reactor();
+                        reactor::call::<OnFiber>(&mut seat.store, pre, before, &payload).await
                     })
                 })
             }
             Linked::Command { .. } => {
-                let (wasi, output) = Wasi::command(&self.guest, invocation.payload.clone());
-                self.guest.wasi = Some(Box::new(wasi));
+                let (wasi, output) = Wasi::command(guest, invocation.payload.clone());
+                guest.wasi = Some(Box::new(wasi));
                 self.guarded(None, compiled, move |compiled, seat| {
                     Box::pin(async move {
                         let Linked::Command { pre } = &compiled.linked else { unreachable!("matched above") };
-                        let (ready, result) = command::call(&mut seat.store, pre).await;
-                        ran(ready, result, output)
+                        command::call(&mut seat.store, pre, output).await
                     })
                 })
             }
             Linked::CommandComponent { .. } => {
-                let (wasi, output) = Wasi::command_component(&mut self.guest, invocation.payload.clone());
-                self.guest.wasi = Some(Box::new(wasi));
-                self.guest.invocation = compiled.needs.invocation.then(|| Box::new(invocation.clone()));
+                let (wasi, output) = Wasi::command_component(guest, invocation.payload.clone());
+                guest.wasi = Some(Box::new(wasi));
+                guest.invocation = compiled.needs.invocation.then(|| Arc::new(invocation.clone()));
                 self.guarded(None, compiled, move |compiled, seat| {
                     Box::pin(async move {
                         let Linked::CommandComponent { pre } = &compiled.linked else { unreachable!("matched above") };
-                        let (ready, result) = command::call_component(&mut seat.store, pre).await;
-                        ran(ready, result, output)
+                        command::call_component(&mut seat.store, pre, output).await
                     })
                 })
             }
@@ -194,7 +239,7 @@ impl Call {
     /// Runs `call` within the attempt's time, whatever it does.
     fn guarded<F>(self, kept: Option<Seat>, compiled: Arc<Compiled>, call: F) -> Work
     where
-        F: for<'a> FnOnce(Arc<Compiled>, &'a mut Seat) -> BoxFuture<'a, Finish> + Send + 'static,
+        F: for<'a> FnOnce(Arc<Compiled>, &'a mut Seat) -> Calling<'a> + Send + 'static,
     {
         let Self { guest, shelf, overran } = self;
         let (began, deadline) = (guest.began, guest.deadline);
@@ -216,10 +261,11 @@ impl Call {
             let times = Times { began, ready: Some(began), ended: Instant::now(), cpu };
             let store = &mut seat.store;
             Ended::Done(match finished {
-                Ok(Some(Ok(finish))) if finish.crowded => return Ended::Crowded,
-                Ok(Some(Ok(finish))) => {
-                    let attempt = account(store, Times { ready: finish.ready, ..times }, finish.answer);
-                    seat.leave(shelf.as_deref(), finish.instance, attempt.result.is_ok());
+                Ok(Some(Ok(called))) if called.is_crowded() => return Ended::Crowded,
+                Ok(Some(Ok(called))) => {
+                    let times = Times { ready: called.ready, ..times };
+                    let attempt = account(store, times, |guest| called.outcome.answer(guest));
+                    seat.leave(shelf.as_deref(), called.instance, attempt.result.is_ok());
                     attempt
                 }
                 Ok(Some(Err(_))) => Attempt::failed(panicked()),
@@ -229,35 +275,6 @@ impl Call {
             })
         })
     }
-}
-
-/// How a command's call went.
-fn ran(ready: Option<Instant>, result: wasmtime::Result<()>, output: MemoryOutputPipe) -> Finish {
-    Finish {
-        ready,
-        crowded: is_crowded(&result),
-        // It runs once, by its nature.
-        instance: None,
-        answer: Box::new(move |guest| command::answer(result, output, guest)),
-    }
-}
-
-/// What a call's end means.
-type Meaning = Box<dyn FnOnce(&mut Guest) -> Result<Response, Failure> + Send>;
-
-/// How a call went, before its meaning is known.
-struct Finish {
-    ready: Option<Instant>,
-    /// Whether the pool was empty.
-    crowded: bool,
-    /// The instance, if there was one and it may serve again.
-    instance: Option<Ready>,
-    answer: Meaning,
-}
-
-/// Whether the pool was empty: of instances, or of stacks when the first function was called. The guest has not run.
-fn is_crowded<T>(result: &wasmtime::Result<T>) -> bool {
-    result.as_ref().is_err_and(|error| error.is::<PoolConcurrencyLimitError>())
 }
 
 /// When a call began, had its instance and ended, and its time on a processor.

@@ -9,6 +9,7 @@ use wasmtime_wasi::I32Exit;
 use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi::p2::pipe::MemoryOutputPipe;
 
+use super::call::{Called, Outcome};
 use super::component::too_large;
 use super::failure::{bounded, classify};
 use super::guest::Guest;
@@ -26,40 +27,38 @@ pub(super) fn check(pre: InstancePre<Guest>) -> wasmtime::Result<InstancePre<Gue
     Ok(pre)
 }
 
-/// Runs the command; when its instance was ready, and how it ended.
-pub(super) async fn call(
-    store: &mut Store<Guest>,
-    pre: &InstancePre<Guest>,
-) -> (Option<Instant>, wasmtime::Result<()>) {
+/// Runs the command, which writes its answer into `output`.
+pub(super) async fn call(store: &mut Store<Guest>, pre: &InstancePre<Guest>, output: MemoryOutputPipe) -> Called {
     let instance = match pre.instantiate_async(&mut *store).await {
         Ok(instance) => instance,
-        Err(error) => return (None, Err(error)),
+        Err(error) => return Called::without_instance(Outcome::Command(Err(error), output)),
     };
-    let ready = Some(Instant::now());
+    let ready = Instant::now();
     let result = match instance.get_typed_func::<(), ()>(&mut *store, "_start") {
         Ok(start) => start.call_async(store, ()).await,
         Err(error) => Err(error),
     };
-    (ready, result)
+    Called::once(ready, Outcome::Command(result, output))
 }
 
-/// Runs a component's command; when its instance was ready, and how it ended.
+/// Runs a component's command, which writes its answer into `output`.
 pub(super) async fn call_component(
     store: &mut Store<Guest>,
     pre: &CommandPre<Guest>,
-) -> (Option<Instant>, wasmtime::Result<()>) {
+    output: MemoryOutputPipe,
+) -> Called {
     let command = match pre.instantiate_async(&mut *store).await {
         Ok(command) => command,
-        Err(error) => return (None, Err(error)),
+        Err(error) => return Called::without_instance(Outcome::Command(Err(error), output)),
     };
-    let ready = Some(Instant::now());
+    let ready = Instant::now();
     let result = match command.wasi_cli_run().call_run(store).await {
         Ok(Ok(())) => Ok(()),
         // It has no other number to tell.
         Ok(Err(())) => Err(I32Exit(1).into()),
         Err(error) => Err(error),
     };
-    (ready, result)
+    Called::once(ready, Outcome::Command(result, output))
 }
 
 /// What the command's end means.

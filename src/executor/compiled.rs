@@ -190,9 +190,11 @@ impl Compiled {
         })
     }
 
-    /// Whether nothing that it imports can make its guests wait.
+    /// Whether neither what it imports nor the way it is called can make its guests wait.
     pub(super) fn never_waits(&self) -> bool {
-        !self.needs.wasi && !self.needs.served
+        let by_its_nature =
+            matches!(self.linked, Linked::Component { .. } | Linked::Messaging { .. } | Linked::Reactor { .. });
+        by_its_nature && !self.needs.wasi && !self.needs.served
     }
 
     /// Notes whose code it is.

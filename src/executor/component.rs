@@ -6,10 +6,13 @@ use trigger_core::{Failure, FailureCode, InvocationContext, Kind, Response};
 use wasmtime::Store;
 use wasmtime::component::{Component, ComponentExportIndex, ComponentType, Instance, InstancePre, Lower, types};
 
+use super::call::{Called, Outcome};
+use super::entry::Entry;
 use super::failure::{bounded, classify};
 use super::guest::Guest;
 use super::host::bindings::tripline::function::types as wit;
 use super::inspect::HANDLE;
+use super::shelf::Ready;
 
 /// `context` of the WIT, lent to the guest instead of copied twice.
 #[derive(ComponentType, Lower)]
@@ -24,7 +27,7 @@ struct Context<'a> {
     attempt: u32,
 }
 
-type Returned = Result<Vec<u8>, wit::Failure>;
+pub(super) type Returned = Result<Vec<u8>, wit::Failure>;
 
 impl<'a> Context<'a> {
     fn new(invocation: &'a InvocationContext, id: &'a str) -> Self {
@@ -64,63 +67,30 @@ pub(super) fn check(component: &Component) -> wasmtime::Result<()> {
     Ok(())
 }
 
-/// How a call went, and when its instance was ready.
-pub(super) struct Called {
-    pub(super) ready: Option<Instant>,
-    /// The instance, if there was one.
-    pub(super) instance: Option<Instance>,
-    pub(super) result: wasmtime::Result<Returned>,
-}
-
-/// Calls the guest on this thread, without a fiber: in `instance`, or in one that is made now.
-pub(super) fn call(
+/// Calls the guest, in `before`, an instance that served before, or in one that is made now.
+pub(super) async fn call<E: Entry>(
     store: &mut Store<Guest>,
     pre: &InstancePre<Guest>,
     handle: &ComponentExportIndex,
-    instance: Option<Instance>,
+    before: Option<Instance>,
     invocation: &InvocationContext,
 ) -> Called {
     let mut id = uuid::Uuid::encode_buffer();
     let id = &*invocation.invocation_id.hyphenated().encode_lower(&mut id);
-    let made = match instance {
+    let made = match before {
         Some(instance) => Ok(instance),
-        None => pre.instantiate(&mut *store),
+        None => E::component(pre, store).await,
     };
     let instance = match made {
         Ok(instance) => instance,
-        Err(error) => return Called { ready: None, instance: None, result: Err(error) },
+        Err(error) => return Called::without_instance(Outcome::Component(Err(error))),
     };
-    let ready = Some(Instant::now());
-    let result = instance
-        .get_typed_func::<(Context<'_>, &[u8]), (Returned,)>(&mut *store, handle)
-        .and_then(|handle| handle.call(store, (Context::new(invocation, id), &invocation.payload)));
-    Called { ready, instance: Some(instance), result: result.map(|(returned,)| returned) }
-}
-
-/// Calls the guest on a fiber, in `instance` or in one that is made now, where it may wait and be interrupted.
-pub(super) async fn call_async(
-    store: &mut Store<Guest>,
-    pre: &InstancePre<Guest>,
-    handle: &ComponentExportIndex,
-    instance: Option<Instance>,
-    invocation: &InvocationContext,
-) -> Called {
-    let mut id = uuid::Uuid::encode_buffer();
-    let id = &*invocation.invocation_id.hyphenated().encode_lower(&mut id);
-    let made = match instance {
-        Some(instance) => Ok(instance),
-        None => pre.instantiate_async(&mut *store).await,
-    };
-    let instance = match made {
-        Ok(instance) => instance,
-        Err(error) => return Called { ready: None, instance: None, result: Err(error) },
-    };
-    let ready = Some(Instant::now());
+    let ready = Instant::now();
     let result = match instance.get_typed_func::<(Context<'_>, &[u8]), (Returned,)>(&mut *store, handle) {
-        Ok(handle) => handle.call_async(store, (Context::new(invocation, id), &invocation.payload)).await,
+        Ok(handle) => E::call(handle, store, (Context::new(invocation, id), &invocation.payload)).await,
         Err(error) => Err(error),
     };
-    Called { ready, instance: Some(instance), result: result.map(|(returned,)| returned) }
+    Called::new(ready, Ready::Component(instance), Outcome::Component(result.map(|(returned,)| returned)))
 }
 
 /// What the guest's answer means.

@@ -35,7 +35,7 @@ pub(super) fn lend<R>(invocation: &InvocationContext, call: impl FnOnce() -> R) 
 pub(super) struct Guest {
     pub(super) version: Arc<Version>,
     /// The invocation, where it was given; otherwise it is lent, or the guest imports nothing that would show it.
-    pub(super) invocation: Option<Box<InvocationContext>>,
+    pub(super) invocation: Option<Arc<InvocationContext>>,
     pub(super) bounds: Bounds,
     pub(super) began: Instant,
     pub(super) deadline: Instant,

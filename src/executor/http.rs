@@ -1,9 +1,10 @@
 //! `wasi:http` components: an HTTP event as the request that it was, any other as a CloudEvents POST.
 
+use std::fmt::{self, Write as _};
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
@@ -16,30 +17,60 @@ use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 use wasmtime_wasi_http::p2::types::{HostIncomingRequest, HostResponseOutparam};
 use wasmtime_wasi_http::{Error, WasiHttpView as _};
 
+use super::call::{Called, Outcome};
 use super::component::too_large;
 use super::failure::classify;
 use super::guest::Guest;
+use super::shelf::Ready;
 
 type Answered = Result<http::Response<HyperOutgoingBody>, ErrorCode>;
 
+/// What the host says to the guest with every request.
+static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+static ATTEMPT: HeaderName = HeaderName::from_static("tripline-attempt");
+
+/// CloudEvents 1.0, HTTP protocol binding, binary content mode.
+static CE_SPECVERSION: HeaderName = HeaderName::from_static("ce-specversion");
+static CE_ID: HeaderName = HeaderName::from_static("ce-id");
+static CE_SOURCE: HeaderName = HeaderName::from_static("ce-source");
+static CE_TYPE: HeaderName = HeaderName::from_static("ce-type");
+static CE_SUBJECT: HeaderName = HeaderName::from_static("ce-subject");
+static CE_TIME: HeaderName = HeaderName::from_static("ce-time");
+
+/// As many headers as an event has that did not come by HTTP, in the sizes that maps come in.
+const FEW: usize = 24;
+
 /// The event as a request.
 pub(super) fn request(invocation: &InvocationContext) -> Request<Full<Bytes>> {
+    let mut values = Values(BytesMut::with_capacity(512));
     let mut request = match invocation.binding.trigger_type {
         Kind::Http => as_it_came(invocation),
-        _ => cloud_event(invocation),
+        _ => cloud_event(invocation, &mut values),
     };
     let headers = request.headers_mut();
     headers.entry(HOST).or_insert(HeaderValue::from_static("localhost"));
     // The guest's own requests belong below this attempt, not beside it.
-    insert(headers, "traceparent", &invocation.trace.traceparent());
-    insert(headers, "x-request-id", &invocation.request_id());
-    insert(headers, "tripline-attempt", &invocation.attempt.to_string());
+    values.set(headers, &TRACEPARENT, format_args!("{}", invocation.trace.traceparent()));
+    match &invocation.request_id {
+        Some(id) => values.set(headers, &REQUEST_ID, format_args!("{id}")),
+        None => values.set(headers, &REQUEST_ID, format_args!("{}", invocation.invocation_id)),
+    }
+    headers.insert(&ATTEMPT, HeaderValue::from(invocation.attempt));
     request
 }
 
-fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) {
-    if let Ok(value) = HeaderValue::from_str(value) {
-        headers.insert(HeaderName::from_static(name), value);
+/// The values of headers, cut from one piece of memory: most are short, and an allocation for each would cost more than
+/// all of them.
+struct Values(BytesMut);
+
+impl Values {
+    /// Sets a header, unless HTTP has no such value.
+    fn set(&mut self, headers: &mut HeaderMap, name: &'static HeaderName, value: fmt::Arguments<'_>) {
+        self.0.write_fmt(value).expect("memory can be written to");
+        if let Ok(value) = HeaderValue::from_maybe_shared(self.0.split().freeze()) {
+            headers.insert(name, value);
+        }
     }
 }
 
@@ -66,18 +97,23 @@ fn as_it_came(invocation: &InvocationContext) -> Request<Full<Bytes>> {
     request
 }
 
-/// CloudEvents 1.0, HTTP protocol binding, binary content mode.
-fn cloud_event(invocation: &InvocationContext) -> Request<Full<Bytes>> {
+fn cloud_event(invocation: &InvocationContext, values: &mut Values) -> Request<Full<Bytes>> {
     let mut request = Request::new(Full::new(invocation.payload.clone()));
     *request.method_mut() = Method::POST;
     let headers = request.headers_mut();
-    insert(headers, "ce-specversion", "1.0");
-    insert(headers, "ce-id", &invocation.idempotency_token());
-    insert(headers, "ce-source", &format!("tripline:{}", invocation.binding.path()));
-    insert(headers, "ce-type", &format!("tripline.{}", invocation.binding.trigger_type));
-    insert(headers, "ce-subject", &invocation.subject);
+    headers.reserve(FEW);
+    headers.insert(&CE_SPECVERSION, HeaderValue::from_static("1.0"));
+    match &invocation.idempotency_key {
+        Some(key) => values.set(headers, &CE_ID, format_args!("{key}")),
+        None => values.set(headers, &CE_ID, format_args!("{}", invocation.invocation_id)),
+    }
+    let binding = &invocation.binding;
+    let (namespace, function, trigger) = (&binding.namespace, &binding.function_name, &binding.trigger_id);
+    values.set(headers, &CE_SOURCE, format_args!("tripline:{namespace}/{function}/{trigger}"));
+    values.set(headers, &CE_TYPE, format_args!("tripline.{}", binding.trigger_type));
+    values.set(headers, &CE_SUBJECT, format_args!("{}", invocation.subject));
     let time = invocation.scheduled_at.unwrap_or(invocation.received_at);
-    insert(headers, "ce-time", &time.to_rfc3339_opts(chrono::SecondsFormat::Millis, true));
+    values.set(headers, &CE_TIME, format_args!("{}", time.to_rfc3339_opts(chrono::SecondsFormat::Millis, true)));
     if let Some(value) = invocation.content_type.as_deref().and_then(|value| HeaderValue::from_str(value).ok()) {
         headers.insert(CONTENT_TYPE, value);
     }
@@ -88,14 +124,12 @@ fn cloud_event(invocation: &InvocationContext) -> Request<Full<Bytes>> {
 /// The guest's response: its head, and its body as far as it could be taken.
 type Taken = Result<(http::response::Parts, Result<Bytes, Body>), ErrorCode>;
 
-/// How a call went, and when its instance was ready.
-pub(super) struct Called {
-    pub(super) ready: Option<Instant>,
-    /// The instance, if there was one.
-    pub(super) instance: Option<Proxy>,
+/// How the handler ended, and what it answered.
+pub(super) struct Returned {
     pub(super) result: wasmtime::Result<()>,
     /// What the guest answered, if it did.
     answered: Option<Taken>,
+    told: Told,
 }
 
 /// Why there is no body.
@@ -110,6 +144,7 @@ pub(super) async fn call(
     pre: &ProxyPre<Guest>,
     proxy: Option<Proxy>,
     request: Request<Full<Bytes>>,
+    told: Told,
 ) -> Called {
     let limit = usize::try_from(store.data().version.definition.max_output_bytes).unwrap_or(usize::MAX);
     let (sender, receiver) = tokio::sync::oneshot::channel();
@@ -121,7 +156,9 @@ pub(super) async fn call(
         .and_then(|request| Ok((request, store.data_mut().http().new_response_outparam(sender)?)));
     let (request, outparam) = match resources {
         Ok(resources) => resources,
-        Err(error) => return Called { ready: None, instance: None, result: Err(error), answered: None },
+        Err(error) => {
+            return Called::without_instance(Outcome::Http(Returned { result: Err(error), answered: None, told }));
+        }
     };
     let made = match proxy {
         Some(proxy) => Ok(proxy),
@@ -129,11 +166,13 @@ pub(super) async fn call(
     };
     let proxy = match made {
         Ok(proxy) => proxy,
-        Err(error) => return Called { ready: None, instance: None, result: Err(error), answered: None },
+        Err(error) => {
+            return Called::without_instance(Outcome::Http(Returned { result: Err(error), answered: None, told }));
+        }
     };
-    let ready = Some(Instant::now());
+    let ready = Instant::now();
     let (result, answered) = converse(store, &proxy, request, outparam, receiver, limit).await;
-    Called { ready, instance: Some(proxy), result, answered }
+    Called::new(ready, Ready::Http(proxy), Outcome::Http(Returned { result, answered, told }))
 }
 
 /// Runs the handler, and takes its answer meanwhile.
@@ -191,16 +230,16 @@ async fn take(answer: Option<Answered>, limit: usize) -> Option<Taken> {
 }
 
 /// What the guest's answer means.
-pub(super) fn answer(called: Called, guest: &Guest, invocation: Told) -> Result<Response, Failure> {
+pub(super) fn answer(returned: Returned, guest: &Guest) -> Result<Response, Failure> {
     let limit = guest.version.definition.max_output_bytes;
-    if let Some(Ok((_, Err(Body::TooLarge)))) = called.answered {
+    if let Some(Ok((_, Err(Body::TooLarge)))) = returned.answered {
         return Err(too_large(format!("more than {limit}"), limit));
     }
-    if let Err(error) = called.result {
+    if let Err(error) = returned.result {
         return Err(classify(&error, guest));
     }
     let bad = |message: String| Failure::new(FailureCode::BadOutput, message);
-    match called.answered {
+    match returned.answered {
         None => Err(bad("the guest returned without a response".to_owned())),
         Some(Err(code)) => {
             Err(Failure::new(FailureCode::GuestError, format!("the guest answered with an error: {code:?}")))
@@ -208,7 +247,7 @@ pub(super) fn answer(called: Called, guest: &Guest, invocation: Told) -> Result<
         Some(Ok((_, Err(Body::TooLarge)))) => Err(too_large(format!("more than {limit}"), limit)),
         Some(Ok((_, Err(Body::Broken(why))))) => Err(bad(format!("the guest's response broke off: {why}"))),
         Some(Ok((parts, Ok(body)))) => {
-            if !invocation.is_asked
+            if !returned.told.is_asked
                 && let Some(failure) = failed(&parts)
             {
                 return Err(failure);

@@ -7,10 +7,13 @@ use trigger_core::{Failure, FailureCode, InvocationContext, Response};
 use wasmtime::Store;
 use wasmtime::component::{Component, ComponentExportIndex, ComponentType, Instance, InstancePre, Lower, types};
 
+use super::call::{Called, Outcome};
 use super::component::too_large;
+use super::entry::Entry;
 use super::failure::{bounded, classify};
 use super::guest::Guest;
 use super::inspect::MESSAGING_HANDLER;
+use super::shelf::Ready;
 
 /// The function of the interface.
 const HANDLE: &str = "handle-message";
@@ -25,7 +28,7 @@ struct BrokerMessage<'a> {
     reply_to: Option<&'a str>,
 }
 
-type Returned = Result<(), String>;
+pub(super) type Returned = Result<(), String>;
 
 /// The component's handler, if it looks as the WIT says as far as its signature tells.
 pub(super) fn handler(component: &Component) -> wasmtime::Result<ComponentExportIndex> {
@@ -43,16 +46,8 @@ pub(super) fn handler(component: &Component) -> wasmtime::Result<ComponentExport
     }
 }
 
-/// How a call went, and when its instance was ready.
-pub(super) struct Called {
-    pub(super) ready: Option<Instant>,
-    /// The instance, if there was one.
-    pub(super) instance: Option<Instance>,
-    pub(super) result: wasmtime::Result<Returned>,
-}
-
 /// Hands the event to the guest as a message, in `before`, an instance that served before, or in one that is made now.
-pub(super) async fn call(
+pub(super) async fn call<E: Entry>(
     store: &mut Store<Guest>,
     pre: &InstancePre<Guest>,
     handle: &ComponentExportIndex,
@@ -61,23 +56,23 @@ pub(super) async fn call(
 ) -> Called {
     let made = match before {
         Some(instance) => Ok(instance),
-        None => pre.instantiate_async(&mut *store).await,
+        None => E::component(pre, store).await,
     };
     let instance = match made {
         Ok(instance) => instance,
-        Err(error) => return Called { ready: None, instance: None, result: Err(error) },
+        Err(error) => return Called::without_instance(Outcome::Messaging(Err(error))),
     };
-    let ready = Some(Instant::now());
+    let ready = Instant::now();
     let message = BrokerMessage {
         subject: &invocation.subject,
         body: &invocation.payload,
         reply_to: invocation.attribute("reply"),
     };
     let result = match instance.get_typed_func::<(BrokerMessage<'_>,), (Returned,)>(&mut *store, handle) {
-        Ok(handle) => handle.call_async(store, (message,)).await,
+        Ok(handle) => E::call(handle, store, (message,)).await,
         Err(error) => Err(error),
     };
-    Called { ready, instance: Some(instance), result: result.map(|(returned,)| returned) }
+    Called::new(ready, Ready::Component(instance), Outcome::Messaging(result.map(|(returned,)| returned)))
 }
 
 /// What the handler's end means.

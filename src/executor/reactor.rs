@@ -10,10 +10,15 @@ use bytes::Bytes;
 use trigger_core::{Failure, FailureCode, Response};
 use wasmtime::{ExternType, FuncType, Instance, InstancePre, Store, ValType};
 
+use super::call::{Called, Outcome};
 use super::command::exited;
 use super::component::too_large;
+use super::entry::Entry;
 use super::failure::classify;
 use super::guest::Guest;
+use super::shelf::Ready;
+
+pub(super) type Returned = Result<Bytes, Failure>;
 
 /// What a reactor exports.
 pub(super) const ALLOC: &str = "alloc";
@@ -52,17 +57,9 @@ pub(super) fn check(pre: InstancePre<Guest>) -> wasmtime::Result<InstancePre<Gue
     Ok(pre)
 }
 
-/// How a call went, and when its instance was ready.
-pub(super) struct Called {
-    pub(super) ready: Option<Instant>,
-    /// The instance, if there was one.
-    pub(super) instance: Option<Instance>,
-    pub(super) result: wasmtime::Result<Result<Bytes, Failure>>,
-}
-
 /// Hands the payload over and takes the answer out, in `before`, an instance that served before, or in one that is
 /// made now.
-pub(super) async fn call(
+pub(super) async fn call<E: Entry>(
     store: &mut Store<Guest>,
     pre: &InstancePre<Guest>,
     before: Option<Instance>,
@@ -70,41 +67,46 @@ pub(super) async fn call(
 ) -> Called {
     let made = match before {
         Some(instance) => Ok(instance),
-        None => pre.instantiate_async(&mut *store).await,
+        None => E::core(pre, store).await,
     };
     let instance = match made {
         Ok(instance) => instance,
-        Err(error) => return Called { ready: None, instance: None, result: Err(error) },
+        Err(error) => return Called::without_instance(Outcome::Reactor(Err(error))),
     };
-    let ready = Some(Instant::now());
-    let talk = async {
-        if before.is_none()
-            && let Ok(initialize) = instance.get_typed_func::<(), ()>(&mut *store, INITIALIZE)
-        {
-            initialize.call_async(&mut *store, ()).await?;
-        }
-        let Some(memory) = instance.get_memory(&mut *store, MEMORY) else { wasmtime::bail!("it exports no memory") };
-        let alloc = instance.get_typed_func::<u32, u32>(&mut *store, ALLOC)?;
-        let handle = instance.get_typed_func::<(u32, u32), u64>(&mut *store, HANDLE)?;
-        // More than 4 GiB would have been refused as too large long before.
-        let length = u32::try_from(payload.len())?;
-        let at = alloc.call_async(&mut *store, length).await?;
-        if memory.write(&mut *store, at as usize, payload).is_err() {
-            return Ok(Err(bad(format!("`{ALLOC}` answered {at}, where {length} bytes are not within its memory"))));
-        }
-        let packed = handle.call_async(&mut *store, (at, length)).await?;
-        let (at, length) = ((packed >> 32) as usize, packed as u32 as usize);
-        let limit = store.data().version.definition.max_output_bytes;
-        if length as u64 > limit {
-            return Ok(Err(too_large(length, limit)));
-        }
-        let answer = memory.data(&*store).get(at..).and_then(|rest| rest.get(..length));
-        Ok(answer
-            .map(Bytes::copy_from_slice)
-            .ok_or_else(|| bad(format!("`{HANDLE}` answered {length} bytes at {at}, which are not within its memory"))))
-    };
-    let result = talk.await;
-    Called { ready, instance: Some(instance), result }
+    let ready = Instant::now();
+    let result = converse::<E>(store, instance, before.is_none(), payload).await;
+    Called::new(ready, Ready::Reactor(instance), Outcome::Reactor(result))
+}
+
+async fn converse<E: Entry>(
+    store: &mut Store<Guest>,
+    instance: Instance,
+    is_new: bool,
+    payload: &Bytes,
+) -> wasmtime::Result<Returned> {
+    if is_new && let Some(initialize) = instance.get_func(&mut *store, INITIALIZE) {
+        let initialize = initialize.typed::<(), ()>(&*store)?;
+        E::call_core(initialize, store, ()).await?;
+    }
+    let Some(memory) = instance.get_memory(&mut *store, MEMORY) else { wasmtime::bail!("it exports no memory") };
+    let alloc = instance.get_typed_func::<u32, u32>(&mut *store, ALLOC)?;
+    let handle = instance.get_typed_func::<(u32, u32), u64>(&mut *store, HANDLE)?;
+    // More than 4 GiB would have been refused as too large long before.
+    let length = u32::try_from(payload.len())?;
+    let at = E::call_core(alloc, store, length).await?;
+    if memory.write(&mut *store, at as usize, payload).is_err() {
+        return Ok(Err(bad(format!("`{ALLOC}` answered {at}, where {length} bytes are not within its memory"))));
+    }
+    let packed = E::call_core(handle, store, (at, length)).await?;
+    let (at, length) = ((packed >> 32) as usize, packed as u32 as usize);
+    let limit = store.data().version.definition.max_output_bytes;
+    if length as u64 > limit {
+        return Ok(Err(too_large(length, limit)));
+    }
+    let answer = memory.data(&*store).get(at..).and_then(|rest| rest.get(..length));
+    Ok(answer
+        .map(Bytes::copy_from_slice)
+        .ok_or_else(|| bad(format!("`{HANDLE}` answered {length} bytes at {at}, which are not within its memory"))))
 }
 
 fn bad(message: String) -> Failure {
@@ -112,7 +114,7 @@ fn bad(message: String) -> Failure {
 }
 
 /// What the call's end means.
-pub(super) fn answer(result: wasmtime::Result<Result<Bytes, Failure>>, guest: &Guest) -> Result<Response, Failure> {
+pub(super) fn answer(result: wasmtime::Result<Returned>, guest: &Guest) -> Result<Response, Failure> {
     match result {
         Ok(answer) => answer.map(Response::from),
         Err(error) => Err(exited(&error, guest).unwrap_or_else(|| classify(&error, guest))),

@@ -12,7 +12,7 @@ use wasmtime::Engine;
 
 use super::cache::{Cache, Counts, Key};
 use super::call::{self, Call, Ended};
-use super::compiled::{Code, Compiled, Linked, Linkers};
+use super::compiled::{Code, Compiled, Linkers};
 use super::disk::{Cleaned, DiskCache};
 use super::engine::{Allocation, engine, start_clock};
 use super::failure::no_room;
@@ -273,13 +273,12 @@ impl WasmExecutor {
         let shelf = version.definition.reuse.as_ref().map(|_| &self.inner.shelf);
         let mut overran = Duration::ZERO;
         loop {
-            let ended = match &compiled.linked {
-                Linked::Component { pre, handle } if compiled.never_waits() && version.pace.is_quick() => {
-                    let guest = Guest::new(version.clone(), self.inner.config.bounds, deadline);
-                    call::here(&compiled, (pre, handle), guest, shelf.map(|shelf| &**shelf), invocation)
-                }
+            let ended = if compiled.never_waits() && version.pace.is_quick() {
+                let guest = Guest::new(version.clone(), self.inner.config.bounds, deadline);
+                call::here(&compiled, guest, shelf.map(|shelf| &**shelf), invocation)
+            } else {
                 // Boxed, so that quick calls do not carry its room about.
-                _ => Box::pin(self.call_on_fiber(&compiled, version, invocation, deadline, &progress)).await,
+                Box::pin(self.call_on_fiber(&compiled, version, invocation, deadline, &progress)).await
             };
             match ended {
                 Ended::Done(mut attempt) => {

@@ -33,7 +33,7 @@ fn guest(kind: Kind, change: impl FnOnce(&mut Definition), event: impl FnOnce(&m
     event(&mut invocation);
     let bounds = Bounds { max_message_bytes: 1000, max_effects: 3, max_effect_bytes: 2500, ..Bounds::default() };
     let mut guest = Guest::new(version, bounds, Instant::now() + Duration::from_secs(60));
-    guest.invocation = Some(Box::new(invocation));
+    guest.invocation = Some(std::sync::Arc::new(invocation));
     guest
 }
 
@@ -74,7 +74,7 @@ fn a_guest_is_told_everything_about_its_invocation() {
     assert_eq!(Host::attribute(&mut guest, "sequence".into()).as_deref(), Some("17"));
     assert_eq!(Host::attributes(&mut guest).len(), 2);
     assert!(Host::traceparent(&mut guest).starts_with("00-0af7651916cd43dd8448eb211c80319c-"));
-    guest.invocation.as_mut().unwrap().idempotency_key = None;
+    std::sync::Arc::get_mut(guest.invocation.as_mut().unwrap()).unwrap().idempotency_key = None;
     assert_eq!(Host::idempotency_token(&mut guest), id.to_string(), "without a key it is the invocation's id");
 }
 
