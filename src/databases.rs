@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use trigger_core::BoxFuture;
+use uuid::Uuid;
 
 use crate::config::Secret;
 
@@ -112,6 +113,21 @@ pub enum Error {
     Unavailable(String),
 }
 
+/// The longest `sealed` of an [`OutboxRow`], in bytes.
+pub const MAX_SEALED: usize = 16 << 20;
+
+/// Rows of an outbox that are read at once.
+const OUTBOX_PAGE: u32 = 64;
+
+/// What a transaction was committed with, in the table `tripline_outbox` of its database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutboxRow {
+    /// Its identity.
+    pub id: Uuid,
+    /// What it says, in a form that nobody else can write. Empty for one that is longer than [`MAX_SEALED`].
+    pub sealed: Vec<u8>,
+}
+
 /// The result of a statement.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -125,6 +141,13 @@ pub trait Database: Send + Sync + 'static {
 
     /// Begins a transaction; dropped it is rolled back.
     fn begin(&self) -> BoxFuture<'_, Result<Box<dyn Transaction>>>;
+
+    /// Rows of an engine's outbox whose ids come behind `after`, in the order of their ids: the next few, and at least
+    /// one if there are any. There are none where the database, or its outbox, was never made or may not be written.
+    fn outbox(&self, engine: String, after: Uuid) -> BoxFuture<'_, Result<Vec<OutboxRow>>>;
+
+    /// Removes rows from it.
+    fn outbox_remove(&self, engine: String, ids: Vec<Uuid>) -> BoxFuture<'_, Result<()>>;
 }
 
 /// A transaction under way.
@@ -137,6 +160,9 @@ pub trait Transaction: Send + 'static {
 
     /// Commits it.
     fn commit(self: Box<Self>) -> BoxFuture<'static, Result<()>>;
+
+    /// Commits it with a row in an engine's outbox, whose table is made where there is none.
+    fn commit_with(self: Box<Self>, engine: String, row: OutboxRow) -> BoxFuture<'static, Result<()>>;
 }
 
 /// The databases by name.

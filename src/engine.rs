@@ -21,6 +21,7 @@ use crate::executor::{
 use crate::functions::{Digest, Registry, Version, Versions};
 use crate::housekeeping::{self, Housekeeping};
 use crate::kinds::Kinds;
+use crate::relay::Relay;
 use crate::secrets::Secrets;
 use crate::store::postgres::{PostgresSettings, PostgresStore};
 use crate::store::sqlite::{self, Place, SqliteSettings, SqliteStore};
@@ -89,6 +90,8 @@ pub struct Engine {
     pub traces: Arc<Writer>,
     /// Runs the guests.
     pub executor: Arc<WasmExecutor>,
+    /// Takes over what guests commit in their databases.
+    pub relay: Arc<Relay>,
     /// Does its chores.
     pub housekeeping: Arc<Housekeeping>,
     /// The clock that it goes by.
@@ -188,11 +191,14 @@ impl Engine {
         let Sources { bus, kinds, jobs, timers, clock } = sources;
         let store = open_store(&config, &clock).await?;
         let functions = Arc::new(OnceLock::new());
+        let databases = Databases::new(&config.databases);
+        let relay = Relay::new(&*store, databases.clone(), clock.clone()).await?;
         let secrets = Arc::new(Secrets::new(config.secrets.clone()));
         let services = Services {
             jobs: jobs.clone(),
             timers: timers.clone(),
-            databases: Databases::new(&config.databases),
+            databases,
+            relay: Some(relay.clone()),
             kv: Some(KeyValues { store: store.clone(), limits: config.kv }),
             secrets: secrets.clone(),
             functions: functions.clone(),
@@ -232,8 +238,14 @@ impl Engine {
         );
         let callable: Weak<dyn Functions> = Arc::downgrade(&dispatcher) as _;
         assert!(functions.set(callable).is_ok(), "an engine has one dispatcher");
-        let housekeeping =
-            Housekeeping::new(config.clone(), clock.clone(), store.clone(), dispatcher.clone(), executor.clone());
+        let housekeeping = Housekeeping::new(
+            config.clone(),
+            clock.clone(),
+            store.clone(),
+            dispatcher.clone(),
+            relay.clone(),
+            executor.clone(),
+        );
         let dispatch: Arc<dyn Dispatch> = dispatcher.clone();
         let advance = Advance::new(dispatcher.clone(), store.clone());
         Ok(Arc::new(Self {
@@ -248,6 +260,7 @@ impl Engine {
             ring,
             traces,
             executor,
+            relay,
             started_at: clock.now(),
             clock,
             advance,
@@ -270,6 +283,7 @@ impl Engine {
             self.apply(document, manifest).await?
         };
         self.dispatcher.run();
+        self.relay.start(&self.dispatcher, &self.tasks, &self.stop);
         let (traces, stop) = (self.traces.clone(), self.stop.clone());
         self.tasks.spawn(async move { traces.run(stop).await });
         self.housekeeping.start(&self.tasks, &self.stop).await?;

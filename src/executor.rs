@@ -47,6 +47,7 @@ use crate::config::KvConfig;
 use crate::databases::Databases;
 use crate::egress::Egress;
 use crate::functions::{Definition, Digest, Version};
+use crate::relay::Relay;
 use crate::secrets::Secrets;
 use crate::store::Store;
 
@@ -83,6 +84,8 @@ pub struct Services {
     pub timers: Option<Arc<dyn Timers>>,
     /// The databases by name.
     pub databases: Databases,
+    /// What takes over what is committed there with a transaction, where there is an engine that runs it.
+    pub relay: Option<Arc<Relay>>,
     /// What guests keep under keys, where there is a store for it.
     pub kv: Option<KeyValues>,
     /// Secrets that guests may be told.

@@ -26,6 +26,7 @@ use trigger_core::Clock;
 use crate::config::{EngineConfig, WhenFull};
 use crate::dispatch::Dispatcher;
 use crate::executor::WasmExecutor;
+use crate::relay::Relay;
 use crate::store::{self, DeadLetterSelector, Pruned, Retention, Store};
 
 pub use schedule::check as check_schedule;
@@ -40,7 +41,7 @@ const ADD_WITHIN: Duration = Duration::from_secs(10);
 const BETWEEN_STEPS: Duration = Duration::from_millis(20);
 
 /// How long an event's key is remembered: a duplicate that comes later is a new event.
-const KEYS_KEPT: chrono::TimeDelta = chrono::TimeDelta::days(7);
+pub(crate) const KEYS_KEPT: chrono::TimeDelta = chrono::TimeDelta::days(7);
 
 /// How long the fires of schedules are kept.
 const FIRES_KEPT: chrono::TimeDelta = chrono::TimeDelta::days(30);
@@ -57,7 +58,7 @@ pub enum Chore {
     Retention,
     /// Removes compiled code that is of no use any more.
     CodeCache,
-    /// Looks whether messages wait for the bus for long, and has queue and outbox looked at.
+    /// Looks whether messages wait for the bus for long, and has queue and outboxes looked at.
     Outbox,
 }
 
@@ -126,6 +127,7 @@ pub struct Housekeeping {
     clock: Clock,
     store: Arc<dyn Store>,
     dispatcher: Arc<Dispatcher>,
+    relay: Arc<Relay>,
     executor: Arc<WasmExecutor>,
     counts: Counts,
     /// Messages that waited for the bus at the last look.
@@ -139,10 +141,11 @@ impl Housekeeping {
         clock: Clock,
         store: Arc<dyn Store>,
         dispatcher: Arc<Dispatcher>,
+        relay: Arc<Relay>,
         executor: Arc<WasmExecutor>,
     ) -> Arc<Self> {
         let (counts, waiting) = (Counts::default(), AtomicU64::new(0));
-        Arc::new(Self { config, clock, store, dispatcher, executor, counts, waiting })
+        Arc::new(Self { config, clock, store, dispatcher, relay, executor, counts, waiting })
     }
 
     /// What was done.
@@ -293,6 +296,7 @@ impl Housekeeping {
     /// bus takes nothing. A claim whose lease ran out needs no sweep: every look at the queue takes such rows.
     async fn outbox(&self) -> Result<(), String> {
         self.dispatcher.wake();
+        self.relay.wake();
         let depths = self.store.depths().await.map_err(|error| error.to_string())?;
         let before = self.waiting.swap(depths.outbox, Ordering::Relaxed);
         if before > 0 && depths.outbox >= before {

@@ -20,6 +20,7 @@ pub mod secrets;
 
 pub mod dispatch;
 pub mod executor;
+pub mod relay;
 
 pub mod bus;
 pub mod store;

@@ -44,7 +44,7 @@ pub use kv::{
 };
 pub use queued::{
     Accept, Admitted, BlockedKey, Claim, ClaimRequest, Claimed, FireFilter, FireRow, Lease, LedgerCount, LedgerRow,
-    PRIORITY_STEP, Pause, QueueFilter, QueueRow, QueuedInvocation, Renewed, Settle, Tally,
+    PRIORITY_STEP, Pause, QueueFilter, QueueRow, QueuedInvocation, Release, Renewed, Settle, Tally,
 };
 
 /// The most rows that one page of a list holds, whatever its filter asks for.
@@ -280,6 +280,10 @@ pub trait Store: Send + Sync + 'static {
     /// duplicate, and so is one whose unique key is held. What their terms ask for (order, uniqueness, one fire for
     /// each moment) is decided here, in the same commit. Answers are in the order of the question.
     fn accept(&self, accept: Accept) -> BoxFuture<'_, Result<Vec<Admitted>>>;
+
+    /// Keeps what was asked for together, messages and events, in one commit, unless this was done before: the answer is
+    /// `None` then. Ids are remembered for as long as events' keys are ([`Retention::keys_before`]).
+    fn release(&self, release: Release) -> BoxFuture<'_, Result<Option<Vec<Admitted>>>>;
 
     /// Keeps an invocation whose inline attempt failed and whose source cannot redeliver. Its keys are not looked at.
     /// One that is in the queue already stays as it is.

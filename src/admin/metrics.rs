@@ -129,6 +129,14 @@ async fn metrics(State(engine): State<Arc<Engine>>) -> Response {
     let failures = Chore::ALL.map(|one| chore(one, chores.runs(one).1)).to_vec();
     family("tripline_chore_runs_total", "counter", "Runs of the engine's chores.", runs);
     family("tripline_chore_failures_total", "counter", "Runs that failed and are left for the next time.", failures);
+    let refused = engine.relay.refused();
+    let refused = refused.into_iter().map(|(database, rows)| (format!("{{database=\"{}\"}}", escape(database)), rows));
+    family(
+        "tripline_database_outbox_refused",
+        "gauge",
+        "Rows of tripline_outbox in guests' databases that this engine did not write, or cannot take.",
+        refused.collect(),
+    );
     let cache = engine.executor.cache_counts();
     family("tripline_module_cache_hits_total", "counter", "Compiled modules found in memory.", plain(cache.hits));
     family("tripline_module_cache_misses_total", "counter", "Compiled modules not in memory.", plain(cache.misses));

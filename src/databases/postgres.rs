@@ -11,12 +11,15 @@ use sqlx::postgres::types::Oid;
 use sqlx::postgres::{PgArgumentBuffer, PgArguments, PgPoolOptions, PgRow, PgTypeInfo, PgTypeKind, PgValueRef};
 use sqlx::query::Query;
 use sqlx::{
-    AssertSqlSafe, Column as _, Decode, Encode, PgPool, Postgres, Row as _, Type, TypeInfo as _, ValueRef as _,
+    AssertSqlSafe, Column as _, Decode, Encode, PgConnection, PgPool, Postgres, Row as _, Type, TypeInfo as _,
+    ValueRef as _,
 };
 use trigger_core::BoxFuture;
 use uuid::Uuid;
 
-use super::{Bounds, Collected, Database, Error, Result, Rows, Settings, Transaction, Value};
+use super::{
+    Bounds, Collected, Database, Error, MAX_SEALED, OUTBOX_PAGE, OutboxRow, Result, Rows, Settings, Transaction, Value,
+};
 use crate::config::Secret;
 use crate::store::postgres::PostgresSettings;
 
@@ -127,6 +130,14 @@ impl Session {
         .await
     }
 
+    /// A transaction one of whose statements failed is rolled back by COMMIT, which says so nowhere but in its tag.
+    async fn check_whole(&mut self) -> Result<()> {
+        self.control("SELECT 1").await.map_err(|error| match error {
+            Error::Invalid(_) => Error::Invalid("a statement of the transaction failed: it is undone".to_owned()),
+            other => other,
+        })
+    }
+
     async fn query(&mut self, statement: String, parameters: Vec<Value>) -> Result<Rows> {
         check(&statement)?;
         let bounds = self.bounds;
@@ -165,6 +176,26 @@ impl Database for PostgresDatabase {
     fn begin(&self) -> BoxFuture<'_, Result<Box<dyn Transaction>>> {
         Box::pin(async move { Ok(Box::new(self.begin(true).await?) as Box<dyn Transaction>) })
     }
+
+    fn outbox(&self, engine: String, after: Uuid) -> BoxFuture<'_, Result<Vec<OutboxRow>>> {
+        Box::pin(async move {
+            if self.read_only {
+                return Ok(Vec::new());
+            }
+            self.session().await?.within(async |connection| outbox(connection, engine, after).await.map_err(told)).await
+        })
+    }
+
+    fn outbox_remove(&self, engine: String, ids: Vec<Uuid>) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let remove = "DELETE FROM tripline_outbox WHERE engine = $1 AND id = ANY ($2)";
+            let remove = sqlx::query(remove).persistent(false).bind(engine).bind(ids);
+            self.session()
+                .await?
+                .within(async |connection| remove.execute(&mut **connection).await.map(drop).map_err(told))
+                .await
+        })
+    }
 }
 
 impl Transaction for Session {
@@ -178,14 +209,64 @@ impl Transaction for Session {
 
     fn commit(mut self: Box<Self>) -> BoxFuture<'static, Result<()>> {
         Box::pin(async move {
-            // One of whose statements failed is rolled back by COMMIT, which says so nowhere but in its tag.
-            self.control("SELECT 1").await.map_err(|error| match error {
-                Error::Invalid(_) => Error::Invalid("a statement of the transaction failed: it is undone".to_owned()),
-                other => other,
-            })?;
+            self.check_whole().await?;
             self.control("COMMIT").await
         })
     }
+
+    fn commit_with(mut self: Box<Self>, engine: String, row: OutboxRow) -> BoxFuture<'static, Result<()>> {
+        Box::pin(async move {
+            self.check_whole().await?;
+            self.within(async |connection| outbox_add(connection, engine, row).await.map_err(told)).await?;
+            self.control("COMMIT").await
+        })
+    }
+}
+
+/// Adds a row to an outbox. Two that make the table at the same time would be in each other's way.
+async fn outbox_add(connection: &mut PgConnection, engine: String, row: OutboxRow) -> sqlx::Result<()> {
+    if !outbox_exists(connection).await? {
+        let lock = "SELECT pg_advisory_xact_lock(hashtextextended('tripline_outbox', 0))";
+        sqlx::raw_sql(lock).execute(&mut *connection).await?;
+        let create = "CREATE TABLE IF NOT EXISTS tripline_outbox (
+            engine text NOT NULL, id uuid NOT NULL, sealed bytea NOT NULL, PRIMARY KEY (engine, id)
+        )";
+        sqlx::raw_sql(create).execute(&mut *connection).await?;
+    }
+    let insert = "INSERT INTO tripline_outbox (engine, id, sealed) VALUES ($1, $2, $3)";
+    let insert = sqlx::query(insert).persistent(false).bind(engine).bind(row.id).bind(row.sealed);
+    insert.execute(connection).await?;
+    Ok(())
+}
+
+async fn outbox_exists(connection: &mut PgConnection) -> sqlx::Result<bool> {
+    let exists = sqlx::query_scalar("SELECT to_regclass('tripline_outbox') IS NOT NULL");
+    exists.persistent(false).fetch_one(connection).await
+}
+
+/// The next rows of an outbox, if there is one: those that begin within so many bytes.
+async fn outbox(connection: &mut PgConnection, engine: String, after: Uuid) -> sqlx::Result<Vec<OutboxRow>> {
+    if !outbox_exists(connection).await? {
+        return Ok(Vec::new());
+    }
+    let rows: Vec<(Uuid, Vec<u8>)> = sqlx::query_as(
+        "SELECT o.id, CASE WHEN size > 0 THEN sealed ELSE '' END
+         FROM (
+            SELECT id, size, sum(size) OVER (ORDER BY id) - size AS before FROM (
+                SELECT id, CASE WHEN octet_length(sealed) <= $3 THEN octet_length(sealed) ELSE 0 END AS size
+                FROM tripline_outbox WHERE engine = $1 AND id > $2 ORDER BY id LIMIT $4
+            ) AS sized
+         ) AS page JOIN tripline_outbox o ON o.engine = $1 AND o.id = page.id
+         WHERE before < $3 ORDER BY o.id",
+    )
+    .persistent(false)
+    .bind(engine)
+    .bind(after)
+    .bind(MAX_SEALED as i32)
+    .bind(i64::from(OUTBOX_PAGE))
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|(id, sealed)| OutboxRow { id, sealed }).collect())
 }
 
 /// Refuses what would change the connection.

@@ -11,11 +11,17 @@ use rusqlite::fallible_iterator::FallibleIterator as _;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::limits::Limit;
 use rusqlite::types::ValueRef;
-use rusqlite::{Batch, Connection, ErrorCode, InterruptHandle, OpenFlags, Statement};
+use rusqlite::{Batch, Connection, ErrorCode, InterruptHandle, OpenFlags, Statement, params};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use trigger_core::BoxFuture;
+use uuid::Uuid;
 
-use super::{Bounds, Collected, Database, Error, Result, Rows, Settings, Transaction, Value};
+use super::{
+    Bounds, Collected, Database, Error, MAX_SEALED, OUTBOX_PAGE, OutboxRow, Result, Rows, Settings, Transaction, Value,
+};
+
+/// The engine's own table.
+const OUTBOX: &str = "tripline_outbox";
 
 /// The longest value, and the longest statement, in bytes.
 const MAX_LENGTH: i32 = 64 << 20;
@@ -35,7 +41,7 @@ struct Pool {
 /// A connection, and the right to have it.
 struct Open {
     connection: Connection,
-    /// Set while the engine itself begins or ends a transaction: guests' statements may not.
+    /// Set while the engine itself works: guests may neither begin nor end a transaction, nor touch the outbox.
     ours: Arc<AtomicBool>,
 }
 
@@ -164,6 +170,31 @@ impl Database for SqliteDatabase {
             Ok(Box::new(SqliteTransaction { pool, open: Some((permit, open)) }) as Box<dyn Transaction>)
         })
     }
+
+    fn outbox(&self, engine: String, after: Uuid) -> BoxFuture<'_, Result<Vec<OutboxRow>>> {
+        Box::pin(async move {
+            // Whoever only looks makes no file.
+            let there = tokio::fs::try_exists(&self.0.file).await.unwrap_or(false);
+            if self.0.read_only || !there {
+                return Ok(Vec::new());
+            }
+            self.0.clone().once(move |open| open.as_engine(|connection| outbox(connection, &engine, after))).await
+        })
+    }
+
+    fn outbox_remove(&self, engine: String, ids: Vec<Uuid>) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.0.clone().once(move |open| {
+            open.as_engine(|connection| {
+                connection.execute_batch("BEGIN IMMEDIATE")?;
+                let removed = ids.iter().try_for_each(|id| {
+                    let remove = "DELETE FROM tripline_outbox WHERE engine = ?1 AND id = ?2";
+                    connection.execute(remove, params![engine, id.as_bytes()]).map(drop)
+                });
+                connection.execute_batch(if removed.is_ok() { "COMMIT" } else { "ROLLBACK" })?;
+                removed
+            })
+        }))
+    }
 }
 
 /// Dropped with its connection, which is closed: that is its rollback.
@@ -179,6 +210,15 @@ impl SqliteTransaction {
         let (permit, open, result) = self.pool.run(permit, Some(open), work).await?;
         self.open = Some((permit, open));
         result
+    }
+
+    /// Does its last work; what fails leaves it as it is, and that is dropped.
+    async fn end(&mut self, work: impl FnOnce(&Connection) -> rusqlite::Result<()> + Send + 'static) -> Result<()> {
+        self.run(|open| open.as_engine(work)).await?;
+        if let Some((_permit, open)) = self.open.take() {
+            self.pool.idle.lock().push(open);
+        }
+        Ok(())
     }
 }
 
@@ -197,12 +237,22 @@ impl Transaction for SqliteTransaction {
     }
 
     fn commit(mut self: Box<Self>) -> BoxFuture<'static, Result<()>> {
+        Box::pin(async move { self.end(|connection| connection.execute_batch("COMMIT")).await })
+    }
+
+    fn commit_with(mut self: Box<Self>, engine: String, row: OutboxRow) -> BoxFuture<'static, Result<()>> {
         Box::pin(async move {
-            self.run(|open| open.control("COMMIT")).await?;
-            if let Some((_permit, open)) = self.open.take() {
-                self.pool.idle.lock().push(open);
-            }
-            Ok(())
+            self.end(move |connection| {
+                connection.execute_batch(
+                    "CREATE TABLE IF NOT EXISTS tripline_outbox (
+                        engine TEXT NOT NULL, id BLOB NOT NULL, sealed BLOB NOT NULL, PRIMARY KEY (engine, id)
+                     ) STRICT",
+                )?;
+                let insert = "INSERT INTO tripline_outbox (engine, id, sealed) VALUES (?1, ?2, ?3)";
+                connection.execute(insert, params![engine, row.id.as_bytes(), row.sealed])?;
+                connection.execute_batch("COMMIT")
+            })
+            .await
         })
     }
 }
@@ -210,14 +260,41 @@ impl Transaction for SqliteTransaction {
 impl Open {
     /// Begins or ends a transaction.
     fn control(&self, statement: &str) -> Result<()> {
+        self.as_engine(|connection| connection.execute_batch(statement))
+    }
+
+    /// Does what guests' statements may not.
+    fn as_engine<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
         self.ours.store(true, Ordering::Relaxed);
-        let done = self.connection.execute_batch(statement).map_err(told);
+        let done = work(&self.connection).map_err(told);
         self.ours.store(false, Ordering::Relaxed);
         done
     }
 }
 
-/// What guests' statements may do: everything within the database, nothing to the connection.
+/// The next rows of an outbox, if there is one.
+fn outbox(connection: &Connection, engine: &str, after: Uuid) -> rusqlite::Result<Vec<OutboxRow>> {
+    if !connection.table_exists(None, OUTBOX)? {
+        return Ok(Vec::new());
+    }
+    let mut select = connection.prepare(
+        "SELECT id, CASE WHEN typeof(sealed) = 'blob' AND length(sealed) <= ?3 THEN sealed ELSE x'' END
+         FROM tripline_outbox WHERE engine = ?1 AND id > ?2 AND typeof(id) = 'blob' AND length(id) = 16
+         ORDER BY id LIMIT ?4",
+    )?;
+    let mut rows = select.query(params![engine, after.as_bytes(), MAX_SEALED as i64, OUTBOX_PAGE])?;
+    let (mut page, mut bytes) = (Vec::new(), 0);
+    while bytes < MAX_SEALED
+        && let Some(row) = rows.next()?
+    {
+        let (id, sealed): ([u8; 16], Vec<u8>) = (row.get(0)?, row.get(1)?);
+        bytes += sealed.len();
+        page.push(OutboxRow { id: Uuid::from_bytes(id), sealed });
+    }
+    Ok(page)
+}
+
+/// What guests' statements may do: everything within the database but for the outbox, nothing to the connection.
 fn authorize(asked: &AuthContext<'_>, ours: bool) -> Authorization {
     match asked.action {
         AuthAction::Attach { .. }
@@ -234,7 +311,29 @@ fn authorize(asked: &AuthContext<'_>, ours: bool) -> Authorization {
         AuthAction::Function { function_name } if function_name.eq_ignore_ascii_case("load_extension") => {
             Authorization::Deny
         }
+        action if !ours && table(&action).is_some_and(|table| table.eq_ignore_ascii_case(OUTBOX)) => {
+            Authorization::Deny
+        }
         _ => Authorization::Allow,
+    }
+}
+
+/// The table that something is done with.
+fn table<'a>(action: &AuthAction<'a>) -> Option<&'a str> {
+    match *action {
+        AuthAction::Read { table_name, .. }
+        | AuthAction::Insert { table_name }
+        | AuthAction::Update { table_name, .. }
+        | AuthAction::Delete { table_name }
+        | AuthAction::CreateTable { table_name }
+        | AuthAction::AlterTable { table_name, .. }
+        | AuthAction::DropTable { table_name }
+        | AuthAction::CreateIndex { table_name, .. }
+        | AuthAction::DropIndex { table_name, .. }
+        | AuthAction::CreateTrigger { table_name, .. }
+        | AuthAction::DropTrigger { table_name, .. } => Some(table_name),
+        AuthAction::CreateView { view_name } => Some(view_name),
+        _ => None,
     }
 }
 

@@ -282,3 +282,129 @@ async fn types_of_aserver_are_text_where_they_have_one_form() {
     let null = server.query("SELECT COALESCE($1, 7::int4)".to_owned(), vec![Value::Null]).await.unwrap();
     assert_eq!(null.rows, [[Value::Integer(7)]], "NULL has whatever type the statement wants");
 }
+
+fn sealed(byte: u8, bytes: usize) -> OutboxRow {
+    OutboxRow { id: Uuid::now_v7(), sealed: vec![byte; bytes] }
+}
+
+#[tokio::test]
+async fn a_row_of_the_outbox_is_there_with_the_transaction_or_not_at_all() {
+    let both = both(|_| {});
+    // The server may be one that others use as well.
+    let engine = both.table.clone();
+    for (name, database) in both.each() {
+        let outbox = async || database.outbox(engine.clone(), Uuid::nil()).await.unwrap();
+        assert_eq!(outbox().await, [], "{name}: nobody has made it");
+        assert!(name == "server" || !both.directory.path().join("shop.db").exists(), "who looks makes no file");
+    }
+    both.make().await;
+    for (name, database) in both.each() {
+        let outbox = async || database.outbox(engine.clone(), Uuid::nil()).await.unwrap();
+        let insert = both.say(name, "INSERT INTO ? (id, name) VALUES (:1, :2)");
+        let begin = async |id: i64| {
+            let mut begun = database.begin().await.unwrap();
+            begun.execute(insert.clone(), row(id, "a")).await.unwrap();
+            begun
+        };
+        let ids = async || {
+            let rows = database.query(both.say(name, "SELECT id FROM ? ORDER BY id"), vec![]).await.unwrap().rows;
+            rows.into_iter().flatten().collect::<Vec<_>>()
+        };
+        let (first, second) = (sealed(1, 100), sealed(2, 0));
+        begin(1).await.commit_with(engine.clone(), first.clone()).await.unwrap();
+        begin(2).await.commit_with(engine.clone(), second.clone()).await.unwrap();
+        assert_eq!(outbox().await, [first.clone(), second.clone()], "{name}");
+        // The row cannot be written, or a statement before it has failed.
+        let error = begin(3).await.commit_with(engine.clone(), first.clone()).await.unwrap_err();
+        assert!(matches!(error, Error::Constraint(..)), "{name}: {error}");
+        let mut failed = begin(3).await;
+        failed.execute(insert.clone(), row(1, "again")).await.unwrap_err();
+        let whole = failed.commit_with(engine.clone(), sealed(3, 1)).await.is_ok();
+        assert_eq!(whole, name == "file", "a server undoes all of it, a file the one statement");
+        let kept = if whole { vec![1, 2, 3] } else { vec![1, 2] };
+        assert_eq!(ids().await, kept.iter().map(|id| Value::Integer(*id)).collect::<Vec<_>>(), "{name}");
+        assert_eq!(outbox().await.len(), kept.len(), "{name}");
+        // Others do not see them, and pages begin where one says.
+        assert_eq!(database.outbox("other".to_owned(), Uuid::nil()).await.unwrap(), []);
+        assert_eq!(database.outbox(engine.clone(), first.id).await.unwrap()[0], second);
+        database.outbox_remove("other".to_owned(), vec![first.id]).await.unwrap();
+        let all = outbox().await.into_iter().map(|row| row.id).collect();
+        database.outbox_remove(engine.clone(), all).await.unwrap();
+        assert_eq!(outbox().await, [], "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_page_of_the_outbox_is_bounded_by_bytes() {
+    let both = both(|settings| settings.timeout = Duration::from_secs(30));
+    let engine = both.table.clone();
+    for (name, database) in both.each() {
+        let rows = [MAX_SEALED / 2, MAX_SEALED + 1, MAX_SEALED / 2, 10].map(|bytes| sealed(1, bytes));
+        for row in &rows {
+            database.begin().await.unwrap().commit_with(engine.clone(), row.clone()).await.unwrap();
+        }
+        let page = async |after| {
+            let page = database.outbox(engine.clone(), after).await.unwrap();
+            page.into_iter().map(|row| (row.id, row.sealed.len())).collect::<Vec<_>>()
+        };
+        let half = MAX_SEALED / 2;
+        assert_eq!(page(Uuid::nil()).await, [(rows[0].id, half), (rows[1].id, 0), (rows[2].id, half)], "{name}");
+        assert_eq!(page(rows[2].id).await, [(rows[3].id, 10)], "{name}");
+        database.outbox_remove(engine.clone(), rows.iter().map(|row| row.id).collect()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn transactions_that_make_the_outbox_at_the_same_time_all_commit() {
+    let (both, server) = (both(|settings| settings.max_connections = 8), Server::own());
+    let place = Place::Postgres(Secret::new(server.url()));
+    let new = Databases::new(&[("new".to_owned(), Settings { max_connections: 8, ..settings(place) })].into());
+    for database in [both.databases.get("file").unwrap(), new.get("new").unwrap()] {
+        let racing: tokio::task::JoinSet<_> = (0..8)
+            .map(|_| {
+                let database = database.clone();
+                async move { database.begin().await?.commit_with("me".to_owned(), sealed(1, 1)).await }
+            })
+            .collect();
+        assert!(racing.join_all().await.into_iter().all(|committed| committed.is_ok()));
+        assert_eq!(database.outbox("me".to_owned(), Uuid::nil()).await.unwrap().len(), 8);
+    }
+}
+
+#[tokio::test]
+async fn guests_can_neither_read_nor_write_the_outbox_of_a_file() {
+    let both = both(|_| {});
+    both.make().await;
+    let file = both.databases.get("file").unwrap();
+    let denied = async |statements: &[&str]| {
+        for statement in statements {
+            let error = file.execute(both.say("file", statement), vec![]).await.unwrap_err();
+            assert!(matches!(error, Error::Denied(_)), "{statement}: {error}");
+        }
+    };
+    denied(&["CREATE TABLE Tripline_Outbox (id)", "CREATE VIEW tripline_outbox AS SELECT 1"]).await;
+    let row = sealed(1, 10);
+    file.begin().await.unwrap().commit_with("me".to_owned(), row.clone()).await.unwrap();
+    denied(&[
+        "SELECT sealed FROM tripline_outbox",
+        "SELECT count(*) FROM \"TRIPLINE_OUTBOX\"",
+        "CREATE TABLE copy AS SELECT * FROM main.tripline_outbox",
+        "INSERT INTO tripline_outbox VALUES ('me', x'00', x'00')",
+        "INSERT INTO ? SELECT 9, hex(sealed), NULL FROM tripline_outbox",
+        "UPDATE tripline_outbox SET sealed = x''",
+        "DELETE FROM tripline_outbox",
+        "DROP TABLE tripline_outbox",
+        "ALTER TABLE tripline_outbox RENAME TO mine",
+        "ALTER TABLE tripline_outbox ADD COLUMN more",
+        "CREATE INDEX i ON tripline_outbox (sealed)",
+        "CREATE TRIGGER t AFTER DELETE ON tripline_outbox BEGIN SELECT 1; END",
+    ])
+    .await;
+    // Around a corner: what a trigger or a view does is asked about as well.
+    let around = "CREATE TRIGGER t AFTER INSERT ON ? BEGIN DELETE FROM tripline_outbox; END";
+    let _ = file.execute(both.say("file", around), vec![]).await;
+    let _ = file.execute("CREATE VIEW v AS SELECT * FROM tripline_outbox".to_owned(), vec![]).await;
+    denied(&["SELECT * FROM v"]).await;
+    let _ = file.execute(both.say("file", "INSERT INTO ? (id, name) VALUES (1, 'a')"), vec![]).await;
+    assert_eq!(file.outbox("me".to_owned(), Uuid::nil()).await.unwrap(), [row]);
+}

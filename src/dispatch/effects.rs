@@ -7,12 +7,13 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use trigger_core::{Binding, InvocationContext, Message, Progress};
+use uuid::Uuid;
 
 use super::Dispatcher;
 use crate::executor::Effects;
-use crate::store::{self, Claim, QueuedInvocation};
+use crate::store::{self, Admitted, Claim, QueuedInvocation, Release};
 
 /// The shortest time between two writes of one attempt's progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
@@ -60,6 +61,16 @@ impl Dispatcher {
         let _busy = self.clock.busy(|| format!("{} events that a guest caused", events.len()));
         let queued: Vec<QueuedInvocation> = events.into_iter().map(QueuedInvocation::new).collect();
         let admitted = self.commit(&queued, None).await?;
+        self.take_in(queued, admitted);
+        Ok(())
+    }
+
+    /// Counts events that the store has taken, and has them run.
+    fn take_in(
+        &self,
+        queued: Vec<QueuedInvocation>,
+        admitted: impl IntoIterator<Item = (Admitted, Option<(Claim, OwnedSemaphorePermit)>)>,
+    ) {
         let this = self.arc();
         for (queued, admitted) in queued.into_iter().zip(admitted) {
             let counters = self.ledger.counters(&queued.invocation.binding);
@@ -68,6 +79,17 @@ impl Dispatcher {
                 tracing::error!("an event without a bound on its backlog was turned away: {refused}");
             }
         }
+    }
+
+    /// Releases what a guest has committed elsewhere under this id, in one commit, unless that was done before.
+    pub async fn release_once(&self, id: Uuid, effects: Effects) -> store::Result<()> {
+        let Effects { messages, events } = effects;
+        let events: Vec<QueuedInvocation> = events.into_iter().map(QueuedInvocation::new).collect();
+        let keep_until = Some(self.now() + self.settings.results_keep);
+        let release = Release { id, messages, events: events.clone(), keep_until };
+        let Some(admitted) = self.store.release(release).await? else { return Ok(()) };
+        self.outbox_wake.wake();
+        self.take_in(events, admitted.into_iter().map(|admitted| (admitted, None)));
         Ok(())
     }
 

@@ -50,6 +50,7 @@ pub(super) mod bindings {
             "tripline:function/sql.[method]transaction.query": async,
             "tripline:function/sql.[method]transaction.execute": async,
             "tripline:function/sql.[method]transaction.commit": async,
+            "tripline:function/sql.[method]transaction.commit-with-effects": async,
             "tripline:function/sql.[drop]transaction": async,
         },
         with: { "tripline:function/sql.transaction": crate::executor::host::sql::Open },

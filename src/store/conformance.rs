@@ -84,6 +84,7 @@ macro_rules! suite {
             a_unique_key_is_held_as_long_as_its_scope_says,
             a_waiting_event_is_replaced_and_a_running_one_is_not,
             concurrent_holders_of_a_unique_key_are_one,
+            what_was_asked_for_together_is_kept_once,
             what_waits_is_cancelled_and_what_runs_is_asked,
             progress_is_told_while_the_claim_holds,
             a_full_backlog_takes_no_more_and_knows_its_duplicates,

@@ -43,6 +43,7 @@ mod listen;
 mod lock;
 mod outbox;
 mod prune;
+mod release;
 mod row;
 mod schema;
 mod settings;
@@ -73,8 +74,8 @@ use super::{
     Accept, Admitted, BlockedKey, Claim, ClaimRequest, Claimed, DeadLetter, DeadLetterPage, DeadLetterPosition,
     DeadLetterSelector, DeadLetterSummary, Deploy, Deployed, Depths, Error, FailedAttempt, FireFilter, FireRow,
     FunctionRow, KeptDeadLetter, KvBucket, KvEntry, KvLimits, KvWrite, KvWritten, LedgerRow, OutboxRow, Pause, Pruned,
-    QueueFilter, QueueRow, QueuedInvocation, RedriveState, Redriven, Renewed, Result, Retention, SelectedDeadLetter,
-    Settle, Store, Tally, TraceFilter, VersionRow,
+    QueueFilter, QueueRow, QueuedInvocation, RedriveState, Redriven, Release, Renewed, Result, Retention,
+    SelectedDeadLetter, Settle, Store, Tally, TraceFilter, VersionRow,
 };
 use crate::functions::Digest;
 use crate::traces::TraceRow;
@@ -212,6 +213,20 @@ impl Store for PostgresStore {
             let list = accept::List { rows, lease, max_backlog, keep_until };
             let bytes = list.bytes();
             self.accepts.run(list, bytes).await
+        })
+    }
+
+    fn release(&self, release: Release) -> BoxFuture<'_, Result<Option<Vec<Admitted>>>> {
+        Box::pin(async move {
+            let since = self.core.clock.now();
+            let rows = self.core.rows(&release.events).await?;
+            let messages: Vec<outbox::Row> = release.messages.iter().map(outbox::Row::new).collect();
+            let events = accept::List { rows, lease: None, max_backlog: None, keep_until: release.keep_until };
+            let admitted = on_connection!(self.core, |connection| {
+                release::release(connection, release.id, &messages, &events, since)
+            })?;
+            self.core.due(since, events.rows.iter().map(|row| row.run_at));
+            Ok(admitted)
         })
     }
 

@@ -53,6 +53,19 @@ pub struct Accept {
     pub keep_until: Option<DateTime<Utc>>,
 }
 
+/// What was asked for together, to be kept once.
+#[derive(Clone, Debug)]
+pub struct Release {
+    /// Names it.
+    pub id: Uuid,
+    /// Messages for the outbox.
+    pub messages: Vec<Message>,
+    /// Events for the queue.
+    pub events: Vec<QueuedInvocation>,
+    /// Until when it is kept that an event was cancelled for one with its unique key; `None` for not at all.
+    pub keep_until: Option<DateTime<Utc>>,
+}
+
 /// A claim to be: its token, and until when it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease {

@@ -35,6 +35,7 @@ mod lock;
 mod outbox;
 mod prune;
 mod reader;
+mod release;
 mod row;
 mod schema;
 mod settle;
@@ -62,8 +63,8 @@ use super::{
     Accept, Admitted, BlockedKey, Claim, ClaimRequest, Claimed, DeadLetter, DeadLetterPage, DeadLetterPosition,
     DeadLetterSelector, DeadLetterSummary, Deploy, Deployed, Depths, Error, FailedAttempt, FireFilter, FireRow,
     FunctionRow, KeptDeadLetter, KvBucket, KvEntry, KvLimits, KvWrite, KvWritten, LedgerRow, OutboxRow, Pause, Pruned,
-    QueueFilter, QueueRow, QueuedInvocation, RedriveState, Redriven, Renewed, Result, Retention, SelectedDeadLetter,
-    Settle, Store, Tally, TraceFilter, VersionRow,
+    QueueFilter, QueueRow, QueuedInvocation, RedriveState, Redriven, Release, Renewed, Result, Retention,
+    SelectedDeadLetter, Settle, Store, Tally, TraceFilter, VersionRow,
 };
 use crate::functions::Digest;
 use crate::traces::TraceRow;
@@ -260,6 +261,18 @@ impl Store for SqliteStore {
             let keep_until = accept.keep_until.map_or(0, column::micros);
             let list = accept::List { rows, lease, max_backlog: accept.max_backlog, keep_until };
             self.write(bytes, move |connection| accept::accept(connection, &list, now)).await
+        })
+    }
+
+    fn release(&self, release: Release) -> BoxFuture<'_, Result<Option<Vec<Admitted>>>> {
+        let now = self.now();
+        Box::pin(async move {
+            let rows = self.rows(&release.events).await?;
+            let messages: Vec<outbox::Row> = release.messages.iter().map(outbox::Row::new).collect();
+            let bytes = rows.iter().map(row::Row::bytes).chain(messages.iter().map(outbox::Row::bytes)).sum();
+            let keep_until = release.keep_until.map_or(0, column::micros);
+            let events = accept::List { rows, lease: None, max_backlog: None, keep_until };
+            self.write(bytes, move |connection| release::release(connection, release.id, &messages, &events, now)).await
         })
     }
 

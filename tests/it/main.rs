@@ -24,4 +24,5 @@ mod reload;
 mod sql;
 mod support;
 mod timers;
+mod transactions;
 mod waits;

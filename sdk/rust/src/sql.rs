@@ -79,6 +79,20 @@ impl Transaction {
     pub fn commit(self) -> Result<(), HostError> {
         self.0.commit().map_err(refused)
     }
+
+    /// Commits it together with what was asked for so far and is held back until the attempt succeeds: messages, jobs,
+    /// timers, calls that nobody waits for. Either both are done, whatever becomes of the attempt and of the engine, or
+    /// neither; whatever this answers, nothing of that is held back any more.
+    ///
+    /// An attempt that fails behind it is made again: let a unique key in the database, such as the event's idempotency
+    /// token, refuse what was committed before, and with it what was asked for.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`query`].
+    pub fn commit_with_effects(self) -> Result<(), HostError> {
+        self.0.commit_with_effects().map_err(refused)
+    }
 }
 
 impl Value {

@@ -10,9 +10,9 @@ use uuid::Uuid;
 
 use super::bindings::tripline::function::types::{self, Conflict, Moment};
 use super::messaging::reserved_header;
-use crate::executor::Services;
 use crate::executor::guest::Guest;
 use crate::executor::logs::prefix;
+use crate::executor::{Effects, Services};
 
 /// Bytes of a name that errors and traces repeat.
 pub(super) const SHOWN: usize = 200;
@@ -150,6 +150,14 @@ impl Guest {
         let before = self.effects.events.len();
         self.effects.events.retain(|event| event.invocation_id != id);
         self.effects.events.len() < before
+    }
+
+    /// Takes what is held back so far, and its bytes.
+    pub(super) fn take_effects(&mut self) -> (Effects, usize) {
+        if let Some(served) = &mut self.served {
+            served.timers.clear();
+        }
+        (std::mem::take(&mut self.effects), std::mem::take(&mut self.effect_bytes))
     }
 
     /// Notes what became of a call.

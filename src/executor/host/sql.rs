@@ -139,6 +139,22 @@ impl HostTransaction for Guest {
         result
     }
 
+    async fn commit_with_effects(&mut self, transaction: Resource<Open>) -> Result<(), Error> {
+        let began = Instant::now();
+        // They go with the transaction or not at all: what it did not take with it must not follow on its own.
+        let (effects, bytes) = self.take_effects();
+        let (database, taken) = self.take(&transaction)?;
+        let relay = self.served.as_ref().and_then(|served| served.services.relay.clone());
+        let result = match relay {
+            _ if effects.is_empty() => taken.commit().await,
+            Some(relay) => relay.commit(&database, taken, &effects).await,
+            None => Err(databases::Error::Unavailable("no engine is here that would take this over".to_owned())),
+        };
+        let result = result.map_err(Error::from);
+        self.noted("sql-commit", database, began, bytes, result.as_ref().err().map(told));
+        result
+    }
+
     async fn drop(&mut self, transaction: Resource<Open>) -> wasmtime::Result<()> {
         if let Some(served) = &mut self.served {
             served.resources.delete(transaction)?;

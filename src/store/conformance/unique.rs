@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::Shared;
 use super::make::*;
-use crate::store::{Accept, Admitted, Claim, Depths, QueueFilter, QueuedInvocation, Settle};
+use crate::store::{Accept, Admitted, Claim, Depths, QueueFilter, QueuedInvocation, Release, Retention, Settle};
 
 fn unique(scope: UniqueScope, conflict: UniqueConflict) -> QueuedInvocation {
     let mut event = event("f");
@@ -174,4 +174,41 @@ pub(in crate::store) async fn the_queue_is_listed_in_pages(store: Shared) {
     let kind = |word: &str| QueueFilter { trigger_type: Some(word.to_owned()), limit: 100, ..QueueFilter::default() };
     assert_eq!(store.queue(kind("job")).await.unwrap().len(), 10);
     assert!(store.queue(kind("timer")).await.unwrap().is_empty());
+}
+
+pub(in crate::store) async fn what_was_asked_for_together_is_kept_once(store: Shared) {
+    let known = keyed("f", "known");
+    let first = accept_one(&store, known).await;
+    let release = |id| Release {
+        id,
+        messages: vec![message("a"), message("b")],
+        events: vec![
+            event("f"),
+            keyed("f", "known"),
+            unique(UniqueScope::Live, UniqueConflict::Keep),
+            ordered("k", ""),
+        ],
+        keep_until: Some(now() + seconds(60)),
+    };
+    let id = Uuid::now_v7();
+    let racing: JoinSet<_> = (0..4)
+        .map(|_| {
+            let (store, release) = (store.clone(), release(id));
+            async move { store.release(release).await.unwrap() }
+        })
+        .collect();
+    let mut admitted: Vec<_> = racing.join_all().await.into_iter().flatten().collect();
+    let admitted = admitted.pop().filter(|_| admitted.is_empty()).expect("one of them was the first");
+    assert_eq!(admitted, [NEW, Admitted::Duplicate(first), NEW, NEW]);
+    assert_eq!(store.release(release(id)).await.unwrap(), None);
+    assert_eq!(store.depths().await.unwrap(), Depths { queued: 4, outbox: 2, ..Depths::default() });
+    let ledger = ledger_of(&store, "f").await;
+    assert_eq!((ledger.accepted, ledger.drift()), (5, 0));
+
+    let nothing = || Release { id: Uuid::nil(), messages: Vec::new(), events: Vec::new(), keep_until: None };
+    assert_eq!(store.release(nothing()).await.unwrap(), Some(Vec::new()));
+    assert_eq!(store.release(nothing()).await.unwrap(), None);
+    let forget = Retention { keys_before: now() + seconds(1), ..Retention::NOTHING };
+    assert_eq!(store.prune(forget).await.unwrap().keys, 3, "the two and the event's own");
+    assert_eq!(store.release(nothing()).await.unwrap(), Some(Vec::new()));
 }

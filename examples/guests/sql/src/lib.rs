@@ -4,13 +4,16 @@
 //! | --- | --- |
 //! | `begin` | what follows is in a transaction |
 //! | `commit` | it is committed |
+//! | `commit with effects` | it is committed, and with it what was enqueued and published before |
+//! | `enqueue QUEUE \| payload` | a job |
+//! | `publish SUBJECT \| payload` | a message |
 //! | `forget` | it is dropped |
 //! | `fail` | a failure that may be tried again |
 //! | `? STATEMENT \| parameter \| …` | its rows; a parameter that looks like a number is one |
 //! | `STATEMENT \| parameter \| …` | how many rows it changed |
 
 use tripline_guest::sql::{self, Rows, Transaction, Value};
-use tripline_guest::{Event, Failure};
+use tripline_guest::{Event, Failure, HostError, Job, Message};
 
 tripline_guest::handler!(obey);
 
@@ -27,12 +30,18 @@ fn obey(event: Event) -> Result<String, Failure> {
             "commit" => {
                 transaction.take().map_or(Ok("nothing".to_owned()), |begun| begun.commit().map(|()| "committed".into()))
             }
+            "commit with effects" => transaction.take().map_or(Ok("nothing".to_owned()), |begun| {
+                begun.commit_with_effects().map(|()| "committed with effects".into())
+            }),
             "forget" => {
                 transaction = None;
                 Ok("forgotten".to_owned())
             }
             "fail" => return Err(Failure::retryable("told to fail")),
-            line => statement(database, transaction.as_ref(), line),
+            line => match asked(line) {
+                Some(asked) => asked.map(|()| "asked for".to_owned()),
+                None => statement(database, transaction.as_ref(), line),
+            },
         };
         answers.push_str(&answer.unwrap_or_else(|error| format!("{:?}: {error}", error.reason)));
         answers.push('\n');
@@ -40,11 +49,17 @@ fn obey(event: Event) -> Result<String, Failure> {
     Ok(answers)
 }
 
-fn statement(
-    database: &str,
-    transaction: Option<&Transaction>,
-    line: &str,
-) -> Result<String, tripline_guest::HostError> {
+/// Asks for a job or a message, where the line says so.
+fn asked(line: &str) -> Option<Result<(), HostError>> {
+    let (what, payload) = line.split_once(" | ")?;
+    match what.split_once(' ')? {
+        ("enqueue", queue) => Some(Job::new(queue, payload).enqueue().map(drop)),
+        ("publish", subject) => Some(Message::new(subject, payload).publish()),
+        _ => None,
+    }
+}
+
+fn statement(database: &str, transaction: Option<&Transaction>, line: &str) -> Result<String, HostError> {
     let mut parts = line.split('|').map(str::trim);
     let statement = parts.next().unwrap_or_default();
     let parameters: Vec<Value> =
