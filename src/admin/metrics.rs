@@ -141,6 +141,13 @@ async fn metrics(State(engine): State<Arc<Engine>>) -> Response {
     family("tripline_module_cache_hits_total", "counter", "Compiled modules found in memory.", plain(cache.hits));
     family("tripline_module_cache_misses_total", "counter", "Compiled modules not in memory.", plain(cache.misses));
     family("tripline_module_compiles_total", "counter", "Modules compiled.", plain(cache.compiles));
+    let panics = engine.executor.panics();
+    family(
+        "tripline_executor_panics_total",
+        "counter",
+        "Attempts ended by a panic of the engine's own.",
+        plain(panics),
+    );
     family("tripline_traces_recorded_total", "counter", "Attempts recorded in memory.", plain(engine.ring.total()));
     family("tripline_traces_lost_total", "counter", "Records that never became rows.", plain(engine.traces.lost()));
     family(

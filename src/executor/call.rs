@@ -14,7 +14,7 @@ use wasmtime_wasi::p2::pipe::MemoryOutputPipe;
 use super::account::{Metered, Stretch};
 use super::compiled::{Compiled, Linked};
 use super::entry::{Here, OnFiber};
-use super::failure::{over_budget, panicked, timeout};
+use super::failure::{over_budget, timeout};
 use super::fiber::Overran;
 use super::guest::{Guest, lend};
 use super::shelf::{Ready, Seat, Shelf};
@@ -32,6 +32,8 @@ pub(super) enum Ended {
     Overran(Duration),
     /// There is no instance to be had.
     Crowded,
+    /// The host panicked.
+    Panicked,
 }
 
 /// How a call went.
@@ -124,7 +126,7 @@ pub(super) fn here(compiled: &Compiled, guest: Guest, shelf: Option<&Shelf>, inv
         };
         std::panic::catch_unwind(AssertUnwindSafe(|| call().expect("a guest that never waits")))
     });
-    let Ok(called) = called else { return Ended::Done(Attempt::failed(panicked())) };
+    let Ok(called) = called else { return Ended::Panicked };
     let (ended, cpu) = (Instant::now(), stretch.end());
     if let Some(error) = called.outcome.error()
         && error.downcast_ref() == Some(&Trap::Interrupt)
@@ -268,7 +270,7 @@ impl Call {
                     seat.leave(shelf.as_deref(), called.instance, attempt.result.is_ok());
                     attempt
                 }
-                Ok(Some(Err(_))) => Attempt::failed(panicked()),
+                Ok(Some(Err(_))) => return Ended::Panicked,
                 Ok(None) => account(store, times, |guest| Err(spent(guest))),
                 // It waited too long for something; its store goes with it, and is never entered again.
                 Err(_) => account(store, times, |_| Err(timeout(seconds))),

@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt as _;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
@@ -121,8 +122,16 @@ fn cloud_event(invocation: &InvocationContext, values: &mut Values) -> Request<F
     request
 }
 
-/// The guest's response: its head, and its body as far as it could be taken.
-type Taken = Result<(http::response::Parts, Result<Bytes, Body>), ErrorCode>;
+/// The guest's response, if it could be taken.
+type Taken = Result<(http::response::Parts, Bytes), Untaken>;
+
+/// Why there is no response.
+enum Untaken {
+    /// The guest answered with an error in its place.
+    Refused(ErrorCode),
+    TooLarge,
+    Broken(String),
+}
 
 /// How the handler ended, and what it answered.
 pub(super) struct Returned {
@@ -130,12 +139,6 @@ pub(super) struct Returned {
     /// What the guest answered, if it did.
     answered: Option<Taken>,
     told: Told,
-}
-
-/// Why there is no body.
-enum Body {
-    TooLarge,
-    Broken(String),
 }
 
 /// Hands the request to the guest, in `proxy` or in an instance that is made now, and takes its answer while it runs: a body is taken as it is written.
@@ -198,12 +201,18 @@ async fn converse(
     };
     let mut taking = pin!(take(answer, limit));
     let answered = loop {
-        if let Some(Err(_)) = ended {
-            break None;
+        match ended {
+            Some(Err(_)) => break None,
+            // What it has written is there. Where that is not all, nobody is left to write the rest.
+            Some(Ok(())) => {
+                let unfinished = || Some(Err(Untaken::Broken("its body was not finished".to_owned())));
+                break tokio::task::unconstrained(&mut taking).now_or_never().unwrap_or_else(unfinished);
+            }
+            None => {}
         }
         tokio::select! {
             biased;
-            result = &mut running, if ended.is_none() => ended = Some(result),
+            result = &mut running => ended = Some(result),
             answered = &mut taking => break answered,
         }
     };
@@ -217,22 +226,21 @@ async fn converse(
 async fn take(answer: Option<Answered>, limit: usize) -> Option<Taken> {
     let response = match answer? {
         Ok(response) => response,
-        Err(error) => return Some(Err(error)),
+        Err(error) => return Some(Err(Untaken::Refused(error))),
     };
     let (parts, body) = response.into_parts();
     // Over the limit the rest is dropped unread, and the guest's next write fails.
-    let body = match Limited::new(body, limit).collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(Body::TooLarge),
-        Err(error) => Err(Body::Broken(error.to_string())),
-    };
-    Some(Ok((parts, body)))
+    Some(match Limited::new(body, limit).collect().await {
+        Ok(body) => Ok((parts, body.to_bytes())),
+        Err(error) if error.is::<LengthLimitError>() => Err(Untaken::TooLarge),
+        Err(error) => Err(Untaken::Broken(error.to_string())),
+    })
 }
 
 /// What the guest's answer means.
 pub(super) fn answer(returned: Returned, guest: &Guest) -> Result<Response, Failure> {
     let limit = guest.version.definition.max_output_bytes;
-    if let Some(Ok((_, Err(Body::TooLarge)))) = returned.answered {
+    if let Some(Err(Untaken::TooLarge)) = returned.answered {
         return Err(too_large(format!("more than {limit}"), limit));
     }
     if let Err(error) = returned.result {
@@ -241,12 +249,12 @@ pub(super) fn answer(returned: Returned, guest: &Guest) -> Result<Response, Fail
     let bad = |message: String| Failure::new(FailureCode::BadOutput, message);
     match returned.answered {
         None => Err(bad("the guest returned without a response".to_owned())),
-        Some(Err(code)) => {
+        Some(Err(Untaken::Refused(code))) => {
             Err(Failure::new(FailureCode::GuestError, format!("the guest answered with an error: {code:?}")))
         }
-        Some(Ok((_, Err(Body::TooLarge)))) => Err(too_large(format!("more than {limit}"), limit)),
-        Some(Ok((_, Err(Body::Broken(why))))) => Err(bad(format!("the guest's response broke off: {why}"))),
-        Some(Ok((parts, Ok(body)))) => {
+        Some(Err(Untaken::TooLarge)) => Err(too_large(format!("more than {limit}"), limit)),
+        Some(Err(Untaken::Broken(why))) => Err(bad(format!("the guest's response broke off: {why}"))),
+        Some(Ok((parts, body))) => {
             if !returned.told.is_asked
                 && let Some(failure) = failed(&parts)
             {

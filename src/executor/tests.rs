@@ -1,6 +1,7 @@
 //! The executor with real guests.
 
 mod accounts;
+mod asks;
 mod compiled;
 pub(super) mod fakes;
 mod fences;

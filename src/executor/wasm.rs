@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use super::call::{self, Call, Ended};
 use super::compiled::{Code, Compiled, Linkers};
 use super::disk::{Cleaned, DiskCache};
 use super::engine::{Allocation, engine, start_clock};
-use super::failure::no_room;
+use super::failure::{no_room, panicked};
 use super::fiber::{GuestThreads, Overran};
 use super::guest::{self, Guest};
 use super::shelf::Shelf;
@@ -144,6 +144,8 @@ pub struct WasmExecutor {
     inner: Arc<Inner>,
     threads: GuestThreads,
     services: Arc<Services>,
+    /// Attempts that ended by a panic of the host.
+    panics: AtomicU64,
 }
 
 /// What the making of compiled code needs; it may outlast whoever asked for it.
@@ -180,7 +182,7 @@ impl WasmExecutor {
         };
         let inner = Arc::new(inner);
         start_keeper(&inner).map_err(|error| SetupError(format!("cannot start the guests' keeper: {error}")))?;
-        Ok(Self { inner, threads: GuestThreads::default(), services: Arc::new(services) })
+        Ok(Self { inner, threads: GuestThreads::default(), services: Arc::new(services), panics: AtomicU64::new(0) })
     }
 
     /// The engine that guests run on whose fuel is not counted.
@@ -225,6 +227,11 @@ impl WasmExecutor {
     /// How often compiled code was there.
     pub fn cache_counts(&self) -> Counts {
         self.inner.cache.counts()
+    }
+
+    /// How many attempts ended by a panic of the engine's own.
+    pub fn panics(&self) -> u64 {
+        self.panics.load(Ordering::Relaxed)
     }
 
     async fn compiled(&self, version: &Version) -> Result<Arc<Compiled>, ModuleError> {
@@ -293,6 +300,12 @@ impl WasmExecutor {
                 }
                 Ended::Crowded if self.inner.shelf.give_way() => {}
                 Ended::Crowded => return Attempt { load, ..Attempt::failed(no_room()) },
+                Ended::Panicked => {
+                    self.panics.fetch_add(1, Ordering::Relaxed);
+                    let (function, invocation) = (invocation.binding.path(), invocation.invocation_id);
+                    tracing::error!("the engine panicked while it ran {function} for {invocation}: please report it");
+                    return Attempt { load, ..Attempt::failed(panicked()) };
+                }
             }
         }
     }

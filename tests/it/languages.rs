@@ -39,6 +39,32 @@ fn greets(module: &str) {
     }
 }
 
+/// WASI commands greet too, with what those have: the answer on stdout, the log on stderr, an exit code.
+fn greets_as_a_command(module: &str) {
+    let module = workspace().join(module);
+    assert!(module.exists(), "{} is not there: run examples/languages/build.sh", module.display());
+    let project = Project::new("", "");
+
+    // More than one read of stdin brings.
+    for name in ["Zoë 🎉".to_owned(), "Zoë 🎉".repeat(2_000)] {
+        let greeted = invoke(&project, &module, name.as_bytes(), &["-e", "GREETING=Salut", "--json"]);
+        let ran: Value = serde_json::from_slice(&greeted.stdout).unwrap_or_else(|_| panic!("{}", stderr(&greeted)));
+        assert_eq!(
+            (&ran["ok"], &ran["abi"], &ran["body"]),
+            (&true.into(), &"command".into(), &format!("Salut, {name}!\n").into())
+        );
+        let log = &ran["detail"]["logs"][0];
+        assert_eq!(log["level"], "stderr", "{ran}");
+        assert!(log["message"].as_str().unwrap().starts_with("greeting Zoë 🎉"), "{ran}");
+    }
+
+    let failed = invoke(&project, &module, b"", &[]);
+    assert_eq!(failed.status.code(), Some(1));
+    let told = stderr(&failed);
+    let why = "failed (guest_error): exit code 65: the payload names nobody to greet\n";
+    assert!(told.contains(why) && told.contains("(permanent)"), "{told}");
+}
+
 fn invoke(project: &Project, module: &Path, payload: &[u8], arguments: &[&str]) -> Output {
     let mut command = project.command(&["invoke", "--local", module.to_str().unwrap(), "-", "--timeout", "60s"]);
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -57,6 +83,16 @@ fn a_function_in_c_greets() {
 }
 
 #[test]
+fn a_function_in_zig_greets() {
+    greets("examples/languages/modules/zig.wasm");
+}
+
+#[test]
+fn a_function_in_assemblyscript_greets() {
+    greets_as_a_command("examples/languages/modules/assemblyscript.wasm");
+}
+
+#[test]
 #[ignore = "needs its module, 1.1 MB: examples/languages/build.sh javascript"]
 fn a_function_in_javascript_greets() {
     greets("target/languages/javascript.wasm");
@@ -69,6 +105,12 @@ fn a_function_in_python_greets() {
 }
 
 #[test]
+#[ignore = "needs its module, 2.5 MB: examples/languages/build.sh go"]
+fn a_function_in_go_greets() {
+    greets_as_a_command("target/languages/go.wasm");
+}
+
+#[test]
 fn committed_modules_in_other_languages_match_their_sources() {
     let lock = std::fs::read_to_string(workspace().join("examples/languages/modules.lock")).unwrap();
     let locked: Vec<(&str, &str)> = lock.lines().map(|line| line.split_once("  ").unwrap()).collect();
@@ -77,8 +119,8 @@ fn committed_modules_in_other_languages_match_their_sources() {
         let wrong = format!("{path} was changed: run examples/languages/build.sh --lock");
         assert_eq!(Digest::of(&bytes).to_string(), format!("sha256:{digest}"), "{wrong}");
     }
-    for folder in ["examples/languages/modules", "examples/languages/c"] {
-        for file in std::fs::read_dir(workspace().join(folder)).unwrap() {
+    for folder in ["modules", "c", "zig", "assemblyscript"].map(|folder| format!("examples/languages/{folder}")) {
+        for file in std::fs::read_dir(workspace().join(&folder)).unwrap() {
             let path = file.unwrap().path();
             let listed = locked.iter().any(|(_, listed)| workspace().join(listed) == path);
             assert!(listed, "{} is not in examples/languages/modules.lock", path.display());

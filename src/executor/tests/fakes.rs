@@ -10,7 +10,8 @@ use uuid::Uuid;
 
 use crate::executor::Services;
 
-/// There are the queues `thumbs`, `mail.welcome` and `mail.secret`, and the timers `reminders`.
+/// There are the queues `thumbs`, `mail.welcome` and `mail.secret`, and the timers `reminders`. The queue `mistake` makes
+/// them panic.
 #[derive(Default)]
 pub(in crate::executor) struct Fakes {
     /// The one job that is known, and its queue.
@@ -48,6 +49,7 @@ fn event(kind: Kind, name: &str) -> InvocationContext {
 
 impl Jobs for Fakes {
     fn event(&self, queue: &str, job: NewJob) -> Result<InvocationContext, EnqueueError> {
+        assert!(queue != "mistake", "a mistake of the engine's");
         if !["thumbs", "mail.welcome", "mail.secret"].contains(&queue) {
             return Err(EnqueueError::UnknownQueue { queue: queue.to_owned(), known: Vec::new() });
         }

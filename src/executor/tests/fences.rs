@@ -12,10 +12,17 @@ const STEERED: [(&str, usize, usize, usize); 6] = [
     ("steer.http.wat", 1, 9, 3),
 ];
 
+pub(super) fn text(name: &str) -> String {
+    std::fs::read_to_string(format!("{}/tests/guests/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
 /// A steered guest with more `fields` in its core module, which does `work` before anything else.
 fn altered(name: &str, fields: &str, work: &str) -> Bytes {
-    let path = format!("{}/tests/guests/{name}", env!("CARGO_MANIFEST_DIR"));
-    let text = std::fs::read_to_string(path).unwrap();
+    changed(&text(name), fields, work)
+}
+
+/// The same with a guest's text.
+pub(super) fn changed(text: &str, fields: &str, work: &str) -> Bytes {
     let (before, after) = text.split_once("(local $first i32)\n").expect("the variable that the work begins behind");
     let (fields_before, function) = before.split_at(before.rfind("(func (export").expect("the function that does it"));
     let text = format!("{fields_before}{fields}\n{function}(local $first i32)\n{work}\n{after}");
@@ -76,7 +83,7 @@ async fn the_instances_of_a_component_are_counted_before_anything_runs() {
     for (name, _, _, own) in
         STEERED.into_iter().filter(|(name, ..)| *name != "steer.wat" && *name != "steer.reactor.wat")
     {
-        let text = std::fs::read_to_string(format!("{}/tests/guests/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        let text = text(name);
         let with = |instances: usize| {
             let more = "(core instance (instantiate $tiny))\n".repeat(instances);
             let text = text.replacen("(component\n", &format!("(component\n(core module $tiny)\n{more}"), 1);
@@ -139,17 +146,4 @@ async fn fuel_is_the_same_every_time_and_one_unit_less_is_too_little() {
         // Who has no limit is not counted.
         assert_eq!(first.call("hello").await.result.unwrap().body, "hello", "{name}");
     }
-}
-
-#[tokio::test]
-async fn resources_are_given_up_to_their_number() {
-    let with = async |count: u32| {
-        let mut payload = b"r".to_vec();
-        payload.extend(count.to_le_bytes());
-        Rig::new(guest("steer.http.wat")).call(payload).await.result
-    };
-    assert!(with(9_900).await.is_ok());
-    let failure = with(10_001).await.unwrap_err();
-    assert_eq!(failure.code, FailureCode::Trap);
-    assert!(failure.message.contains("resource table"), "{failure}");
 }

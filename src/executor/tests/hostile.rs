@@ -217,11 +217,53 @@ async fn text_that_is_none_is_a_failure() {
     assert!(failure.message.contains("utf-8"), "{failure}");
 }
 
+/// The `wasi:http` guest with one piece of its text in the place of another.
+fn http_guest(replace: &str, with: &str) -> Rig {
+    let text = std::fs::read_to_string(format!("{}/tests/guests/steer.http.wat", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    assert!(text.contains(replace), "{replace}");
+    // Who waited for it would wait for as long as this.
+    Rig::with(wat::parse_str(text.replacen(replace, with, 1)).unwrap().into(), |definition| {
+        definition.timeout_seconds = 60.0;
+    })
+}
+
 #[tokio::test]
 async fn a_response_that_never_comes_is_not_waited_for() {
-    let text = std::fs::read_to_string(format!("{}/tests/guests/steer.http.wat", env!("CARGO_MANIFEST_DIR")));
-    let silent = text.unwrap().replacen("(local $first i32)\n", "(local $first i32)\n(return)\n", 1);
-    let failure = Rig::new(wat::parse_str(silent).unwrap().into()).call("hello").await.result.unwrap_err();
+    let silent = http_guest("(local $first i32)\n", "(local $first i32)\n(return)\n");
+    let failure = silent.call("hello").await.result.unwrap_err();
     assert_eq!(failure.code, FailureCode::BadOutput);
     assert!(failure.message.contains("without a response"), "{failure}");
+}
+
+#[tokio::test]
+async fn a_body_that_is_never_finished_is_not_waited_for_and_is_no_answer() {
+    let finish = "(call $finish (local.get $answer) (i32.const 0) (i32.const 0) (i32.const 0))";
+    let put = "(call $put (local.get $output) (local.get $at) (local.get $length) (i32.const 0))";
+    let put_and_return = format!("{put} (return)");
+    for (what, replace, with) in [
+        ("it keeps the body", finish, ""),
+        ("it keeps the body's stream too", put, &put_and_return),
+        ("it never asks for the stream", "(call $write (local.get $answer) (i32.const 0))", "(return)"),
+        ("it drops the body", finish, "(call $drop_answer (local.get $answer))"),
+    ] {
+        let failure = http_guest(replace, with).call("hello").await.result.expect_err(what);
+        assert_eq!(failure.code, FailureCode::BadOutput, "{what}: {failure}");
+        assert!(failure.message.contains("broke off"), "{what}: {failure}");
+    }
+}
+
+#[tokio::test]
+async fn a_guest_that_traps_with_half_an_answer_has_given_none() {
+    let put = "(call $put (local.get $output) (local.get $at) (local.get $length) (i32.const 0))";
+    let put_and_trap = format!("{put} (unreachable)");
+    let finish = "(call $finish (local.get $answer) (i32.const 0) (i32.const 0) (i32.const 0))";
+    let finish_and_trap = format!("{finish} (unreachable)");
+    for (when, replace, with) in [
+        ("after the head", "(call $write (local.get $answer) (i32.const 0))", "(unreachable)"),
+        ("within the body", put, &put_and_trap),
+        ("after the end", finish, &finish_and_trap),
+    ] {
+        let failure = http_guest(replace, with).call("hello").await.result.expect_err(when);
+        assert_eq!(failure.code, FailureCode::Trap, "{when}: {failure}");
+    }
 }

@@ -9,7 +9,7 @@ use crate::executor::Machine;
 pub(super) fn rig(change: impl FnOnce(&mut Definition)) -> (Rig, Arc<Fakes>) {
     let fakes = Arc::new(Fakes::default());
     let source = Arc::new(Modules { modules: vec![guest("work.component.wasm")], asked: AtomicU32::new(0) });
-    let config = ExecutorConfig { max_instances: 8, ..ExecutorConfig::default() };
+    let config = ExecutorConfig { max_instances: 2, ..ExecutorConfig::default() };
     let executor = WasmExecutor::on(Machine::new(config).unwrap(), source.clone(), fakes.services()).unwrap();
     let version = version(&executor, &source.modules[0], change);
     (Rig { executor, source, version }, fakes)
@@ -74,4 +74,20 @@ async fn progress_is_told_while_the_guest_runs() {
         changed = told.changed() => changed.unwrap(),
     }
     assert_eq!(*told.borrow(), Progress { percent: 40.0, note: "two of five".to_owned() });
+}
+
+#[tokio::test]
+async fn a_panic_of_the_host_ends_the_call_that_it_was_for_and_no_other() {
+    let (rig, _) = rig(|definition| definition.allow.jobs = vec!["thumbs".to_owned(), "mistake".to_owned()]);
+    // More of them than there are instances: each gives its own back.
+    for _ in 0..10 {
+        let (panicked, other) =
+            tokio::join!(rig.call("enqueue thumbs hello\nenqueue mistake secret"), rig.call("enqueue thumbs hello"),);
+        let failure = panicked.result.unwrap_err();
+        assert_eq!((failure.code, failure.retryable), (FailureCode::HostError, true));
+        assert_eq!(&*failure.message, "the engine failed while it ran the guest");
+        assert!(panicked.effects.is_empty());
+        assert_eq!((other.result.is_ok(), other.effects.events.len()), (true, 1));
+    }
+    assert_eq!(rig.executor.panics(), 10);
 }
