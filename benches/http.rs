@@ -28,6 +28,22 @@ module = "GUESTS/hello-http.wasm"
 type = "http"
 method = "GET"
 path = "/"
+
+[functions.echo-reused]
+module = "GUESTS/echo.component.wasm"
+reuse = { max_uses = 1000 }
+[[functions.echo-reused.triggers]]
+type = "http"
+method = "POST"
+path = "/echo-reused"
+
+[functions.hello-reused]
+module = "GUESTS/hello-http.wasm"
+reuse = { max_uses = 1000 }
+[[functions.hello-reused.triggers]]
+type = "http"
+method = "GET"
+path = "/reused"
 "#;
 
 /// The options that `wasmtime serve` needs to be as quick as it can be with a fresh instance for every request.
@@ -43,6 +59,9 @@ const TUNED: &[&str] = &[
     "-W",
     "timeout=10s",
 ];
+
+/// The same, but for an instance that serves as many requests as the engine's here.
+const REUSED: &[&str] = &["--max-instance-reuse-count", "1000"];
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
@@ -80,25 +99,26 @@ fn main() {
         wait_for(&format!("http://127.0.0.1:{port}/"));
         Some((Process(child), port))
     };
-    let (default, tuned) = (serve(&[]), serve(TUNED));
-    if default.is_none() {
+    let peers = [serve(&[]), serve(TUNED), serve(REUSED)];
+    if peers[0].is_none() {
         println!("wasmtime is not installed: no comparison with `wasmtime serve` (set WASMTIME or PATH)");
     }
 
+    let axum_url = |path: &str| format!("http://127.0.0.1:{axum_port}/{path}");
+    let our_url = |path: &str| format!("http://127.0.0.1:{}/{path}", tripline.public);
     let mut subjects: Vec<(&str, &Process, String, Option<usize>)> = vec![
-        ("bare axum echo, POST 256 B", &axum, format!("http://127.0.0.1:{axum_port}/echo"), Some(256)),
-        (
-            "tripline → typed component, POST 256 B",
-            &tripline.process,
-            format!("http://127.0.0.1:{}/echo", tripline.public),
-            Some(256),
-        ),
-        ("bare axum hello", &axum, format!("http://127.0.0.1:{axum_port}/"), None),
-        ("tripline → wasi:http hello", &tripline.process, format!("http://127.0.0.1:{}/", tripline.public), None),
+        ("bare axum echo, POST 256 B", &axum, axum_url("echo"), Some(256)),
+        ("tripline → typed component, POST 256 B", &tripline.process, our_url("echo"), Some(256)),
+        ("tripline → typed component, reused", &tripline.process, our_url("echo-reused"), Some(256)),
+        ("bare axum hello", &axum, axum_url(""), None),
+        ("tripline → wasi:http hello", &tripline.process, our_url(""), None),
+        ("tripline → wasi:http hello, reused", &tripline.process, our_url("reused"), None),
     ];
-    if let (Some((default, default_port)), Some((tuned, tuned_port))) = (&default, &tuned) {
-        subjects.push(("wasmtime serve, defaults", default, format!("http://127.0.0.1:{default_port}/"), None));
-        subjects.push(("wasmtime serve, tuned", tuned, format!("http://127.0.0.1:{tuned_port}/"), None));
+    let names = ["wasmtime serve, defaults", "wasmtime serve, tuned", "wasmtime serve, reused"];
+    for (name, peer) in names.into_iter().zip(&peers) {
+        if let Some((process, port)) = peer {
+            subjects.push((name, process, format!("http://127.0.0.1:{port}/"), None));
+        }
     }
     for connections in [64, 2] {
         println!("\n{connections} connections, {rounds} rounds of {seconds} s, interleaved; median (min..max)");
@@ -121,10 +141,14 @@ fn main() {
                 process.rss_mib(),
             );
         }
-        println!("  typed component / axum echo: {:.2}", rate(1) / rate(0));
-        if subjects.len() > 4 {
-            println!("  wasi:http / wasmtime serve defaults: {:.2}", rate(3) / rate(4));
-            println!("  wasi:http / wasmtime serve tuned:    {:.2}", rate(3) / rate(5));
+        let mut ratios = vec![("typed component / axum echo", 1, 0), ("typed component, reused / axum echo", 2, 0)];
+        if subjects.len() > 6 {
+            ratios.push(("wasi:http / wasmtime serve, defaults", 4, 6));
+            ratios.push(("wasi:http / wasmtime serve, tuned", 4, 7));
+            ratios.push(("wasi:http, reused / wasmtime serve, reused", 5, 8));
+        }
+        for (name, ours, theirs) in ratios {
+            println!("  {name:44} {:.2}", rate(ours) / rate(theirs));
         }
     }
 }

@@ -48,6 +48,7 @@ tests/guests/relay.component.wasm          examples/guests/relay                
 tests/guests/sql.component.wasm            examples/guests/sql                  wasm32-unknown-unknown
 tests/guests/hosts.component.wasm          examples/guests/hosts                wasm32-unknown-unknown
 tests/guests/standard.component.wasm       examples/guests/standard             wasm32-unknown-unknown
+tests/guests/stream.wasm                   examples/guests/stream               wasm32-unknown-unknown
 tests/guests/work.component.wasm           examples/guests/work                 wasm32-unknown-unknown
 '
 each_module() { # runs a function with module, sources and target of every module

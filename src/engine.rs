@@ -16,7 +16,7 @@ use crate::databases::Databases;
 use crate::dispatch::{self, Dispatcher, slots};
 use crate::egress::{Egress, SystemResolver};
 use crate::executor::{
-    Executor, ExecutorConfig, Functions, KeyValues, Machine, ModuleError, ModuleSource, Services, WasmExecutor,
+    Abi, Executor, ExecutorConfig, Functions, KeyValues, Machine, ModuleError, ModuleSource, Services, WasmExecutor,
 };
 use crate::functions::{Digest, Registry, Version, Versions};
 use crate::housekeeping::{self, Housekeeping};
@@ -306,7 +306,7 @@ impl Engine {
                 "[engine] has changed: its settings are taken at the next start, functions and triggers now"
             );
         }
-        let deploys = read_modules(document, &functions, &*self.executor)?;
+        let deploys = read_modules(document, &functions, &*self.executor, &self.kinds)?;
         let triggers: Vec<_> = functions.iter().flat_map(|function| function.triggers.iter().cloned()).collect();
         let bound = self.supervisor.bind(&triggers).await.map_err(Error::Bind)?;
         let deployed = self.store.deploy(self.config.namespace.clone(), deploys).await?;
@@ -393,6 +393,7 @@ pub fn read_modules(
     document: &Document,
     functions: &[FunctionConfig],
     executor: &dyn Executor,
+    kinds: &Kinds,
 ) -> Result<Vec<Deploy>, Report> {
     let mut problems = Vec::new();
     let mut deploys = Vec::with_capacity(functions.len());
@@ -402,7 +403,14 @@ pub fn read_modules(
         let inspected = read.and_then(|bytes| {
             let inspection = executor.inspect(&bytes).and_then(|inspection| {
                 inspection.suits(&function.definition)?;
-                Ok(inspection)
+                let streams = function.triggers.iter().find(|trigger| kinds.streams(trigger));
+                match streams {
+                    Some(trigger) if inspection.abi != Abi::WasiHttp => Err(ModuleError::CannotStream {
+                        trigger: trigger.binding.trigger_id.to_string(),
+                        abi: inspection.abi,
+                    }),
+                    _ => Ok(inspection),
+                }
             });
             inspection.map(|inspection| (bytes, inspection)).map_err(|error| error.to_string())
         });

@@ -218,6 +218,17 @@ pub enum ModuleError {
     /// Its instances cannot serve more than one attempt, which its definition asks for.
     #[error("is a command, which runs once: take `reuse` out of the definition, or build it as a reactor or component")]
     RunsOnce,
+    /// It has no streams for the bodies of a trigger's events.
+    #[error(
+        "the bodies of trigger {trigger:?} stream, which takes a wasi:http component and not a {}: choose another mode",
+        abi.as_str()
+    )]
+    CannotStream {
+        /// The trigger's name.
+        trigger: String,
+        /// How the module is called.
+        abi: Abi,
+    },
     /// The stored bytes are not those that were deployed.
     #[error("stored bytes do not have the digest {expected}")]
     Corrupt {

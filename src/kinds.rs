@@ -132,6 +132,15 @@ impl Kinds {
         self.timetable(&self.read(row.binding.trigger_type, &row.config).ok()?)
     }
 
+    /// Whether the bodies of a trigger's events stream.
+    pub fn streams(&self, row: &TriggerRow) -> bool {
+        let kind = row.binding.trigger_type;
+        match (self.get(kind), self.read(kind, &row.config)) {
+            (Some(known), Ok(section)) => known.streams(&section),
+            _ => false,
+        }
+    }
+
     /// Acquires a trigger's port, subscription or lease. Accepts no event yet.
     pub async fn bind(&self, row: &TriggerRow) -> Result<Box<dyn BoundTrigger>, BindError> {
         let kind = row.binding.trigger_type;
@@ -176,6 +185,7 @@ trait AnyKind: Send + Sync {
     fn conflict(&self, one: &Section, other: &Section) -> Option<String>;
     fn describe(&self, section: &Section) -> String;
     fn timetable(&self, section: &Section) -> Option<Arc<dyn Timetable>>;
+    fn streams(&self, section: &Section) -> bool;
     fn bind(
         &self,
         section: Section,
@@ -221,6 +231,10 @@ impl<K: TriggerKind> AnyKind for Erased<K> {
 
     fn timetable(&self, section: &Section) -> Option<Arc<dyn Timetable>> {
         self.kind.timetable(typed::<K>(section))
+    }
+
+    fn streams(&self, section: &Section) -> bool {
+        self.kind.streams(typed::<K>(section))
     }
 
     fn bind(

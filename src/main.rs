@@ -148,7 +148,7 @@ fn check_manifest(options: &cli::Check) -> anyhow::Result<ExitCode> {
             ..ExecutorConfig::default()
         };
         let executor = WasmExecutor::new(config, Arc::new(NoModules))?;
-        read_modules(&document, &manifest.functions, &executor)?;
+        read_modules(&document, &manifest.functions, &executor, &kinds)?;
         Ok((manifest, kinds))
     });
     let name = path.display().to_string();

@@ -1,15 +1,21 @@
 //! `wasi:http` components: an HTTP event as the request that it was, any other as a CloudEvents POST.
 
 use std::fmt::{self, Write as _};
-use std::pin::pin;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt as _;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
-use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
-use trigger_core::{Custody, Failure, FailureCode, Headers, HttpParts, InvocationContext, Kind, Response};
+use http_body::{Body, Frame};
+use http_body_util::{BodyExt as _, Either, Full, LengthLimitError, Limited};
+use trigger_core::{
+    BodyError, Custody, Exchange, Failure, FailureCode, Headers, HttpParts, InvocationContext, Kind, Response,
+    StreamedBody,
+};
 use wasmtime::Store;
 use wasmtime::component::Resource;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
@@ -23,6 +29,7 @@ use super::component::too_large;
 use super::failure::classify;
 use super::guest::Guest;
 use super::shelf::Ready;
+use super::wasi::Wasi;
 
 type Answered = Result<http::Response<HyperOutgoingBody>, ErrorCode>;
 
@@ -43,7 +50,18 @@ static CE_TIME: HeaderName = HeaderName::from_static("ce-time");
 const FEW: usize = 24;
 
 /// The event as a request.
-pub(super) fn request(invocation: &InvocationContext) -> Request<Full<Bytes>> {
+pub(super) fn request(invocation: &InvocationContext) -> Request<RequestBody> {
+    let request = request_head(invocation);
+    match invocation.exchange.as_ref().and_then(|exchange| exchange.take_request()) {
+        Some(body) => request.map(|_| Either::Right(body)),
+        None => request.map(Either::Left),
+    }
+}
+
+/// The whole payload, or a body that comes while it is read.
+type RequestBody = Either<Full<Bytes>, StreamedBody>;
+
+fn request_head(invocation: &InvocationContext) -> Request<Full<Bytes>> {
     let mut values = Values(BytesMut::with_capacity(512));
     let mut request = match invocation.binding.trigger_type {
         Kind::Http => as_it_came(invocation),
@@ -122,7 +140,7 @@ fn cloud_event(invocation: &InvocationContext, values: &mut Values) -> Request<F
     request
 }
 
-/// The guest's response, if it could be taken.
+/// The guest's response, if it could be taken. What was streamed has no bytes.
 type Taken = Result<(http::response::Parts, Bytes), Untaken>;
 
 /// Why there is no response.
@@ -146,12 +164,12 @@ pub(super) async fn call(
     store: &mut Store<Guest>,
     pre: &ProxyPre<Guest>,
     proxy: Option<Proxy>,
-    request: Request<Full<Bytes>>,
+    request: Request<RequestBody>,
     told: Told,
 ) -> Called {
     let limit = usize::try_from(store.data().version.definition.max_output_bytes).unwrap_or(usize::MAX);
     let (sender, receiver) = tokio::sync::oneshot::channel();
-    let request = request.map(|body| body.map_err(|never| -> Error { match never {} }));
+    let request = request.map(|body| body.map_err(|error| Error::InternalError(Some(error.to_string()))));
     let resources = store
         .data_mut()
         .http()
@@ -174,7 +192,10 @@ pub(super) async fn call(
         }
     };
     let ready = Instant::now();
-    let (result, answered) = converse(store, &proxy, request, outparam, receiver, limit).await;
+    let (result, answered) = match &told.exchange {
+        Some(exchange) => converse_streaming(store, &proxy, request, outparam, receiver, exchange).await,
+        None => converse(store, &proxy, request, outparam, receiver, limit).await,
+    };
     Called::new(ready, Ready::Http(proxy), Outcome::Http(Returned { result, answered, told }))
 }
 
@@ -223,6 +244,87 @@ async fn converse(
     (result, answered)
 }
 
+/// Runs the handler while its caller reads what it answers. What it has answered cannot be taken back: where it fails
+/// afterwards, the caller sees the response break off.
+async fn converse_streaming(
+    store: &mut Store<Guest>,
+    proxy: &Proxy,
+    request: Resource<HostIncomingRequest>,
+    outparam: Resource<HostResponseOutparam>,
+    mut receiver: tokio::sync::oneshot::Receiver<Answered>,
+    exchange: &Exchange,
+) -> (wasmtime::Result<()>, Option<Taken>) {
+    let handler = proxy.wasi_http_incoming_handler();
+    let (result, begun) = {
+        let mut running = pin!(handler.call_handle(&mut *store, request, outparam));
+        tokio::select! {
+            biased;
+            result = &mut running => (result, receiver.try_recv().ok().map(|answer| hand_over(answer, exchange))),
+            Ok(answer) = &mut receiver => {
+                let begun = hand_over(answer, exchange);
+                (running.await, Some(begun))
+            }
+        }
+    };
+    let (parts, sent) = match begun {
+        Some(Ok(begun)) => begun,
+        Some(Err(error)) => return (result, Some(Err(Untaken::Refused(error)))),
+        None => return (result, None),
+    };
+    if result.is_err() {
+        return (result, None);
+    }
+    // Nobody is left to write the rest.
+    if store.data_mut().wasi.as_deref_mut().is_some_and(Wasi::has_open_body) {
+        return (result, Some(Err(Untaken::Broken("its body was not finished".to_owned()))));
+    }
+    let answered = match sent.await {
+        Ok(Err(error)) => Err(Untaken::Broken(error)),
+        // Nobody wanted the body (HEAD).
+        Ok(Ok(())) | Err(_) => Ok((parts, Bytes::new())),
+    };
+    (result, Some(answered))
+}
+
+/// How the sending of a body ended.
+type Sent = tokio::sync::oneshot::Receiver<Result<(), String>>;
+
+/// Gives the caller the response that the guest has begun.
+fn hand_over(answer: Answered, exchange: &Exchange) -> Result<(http::response::Parts, Sent), ErrorCode> {
+    let (parts, body) = answer?.into_parts();
+    let (ended, sent) = tokio::sync::oneshot::channel();
+    let mut response = http::Response::new(Outgoing { body, ended: Some(ended) }.boxed_unsync());
+    *response.status_mut() = parts.status;
+    response.headers_mut().clone_from(&parts.headers);
+    // Where the caller has gone the body is dropped here, which is all that there is to do.
+    let _has_gone = exchange.respond(response);
+    Ok((parts, sent))
+}
+
+/// A guest's body on its way, which says how it ended.
+struct Outgoing {
+    body: HyperOutgoingBody,
+    ended: Option<tokio::sync::oneshot::Sender<Result<(), String>>>,
+}
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        let how = match &polled {
+            Poll::Ready(None) => Ok(()),
+            Poll::Ready(Some(Err(error))) => Err(error.to_string()),
+            _ => return polled.map_err(Into::into),
+        };
+        if let Some(ended) = self.ended.take() {
+            let _nobody_asks = ended.send(how);
+        }
+        polled.map_err(Into::into)
+    }
+}
+
 async fn take(answer: Option<Answered>, limit: usize) -> Option<Taken> {
     let response = match answer? {
         Ok(response) => response,
@@ -267,15 +369,17 @@ pub(super) fn answer(returned: Returned, guest: &Guest) -> Result<Response, Fail
 }
 
 /// What an answer's meaning hangs on beside the guest.
-#[derive(Clone, Copy)]
 pub(super) struct Told {
     /// Whether somebody waits for the response, whatever its status.
     is_asked: bool,
+    /// Where the response goes while it is written.
+    exchange: Option<Arc<Exchange>>,
 }
 
 impl Told {
     pub(super) fn of(invocation: &InvocationContext) -> Self {
-        Self { is_asked: invocation.custody == Custody::Caller && invocation.binding.trigger_type == Kind::Http }
+        let is_asked = invocation.custody == Custody::Caller && invocation.binding.trigger_type == Kind::Http;
+        Self { is_asked, exchange: invocation.exchange.clone() }
     }
 }
 

@@ -12,6 +12,7 @@ use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::p2::pipe::{MemoryInputPipe, MemoryOutputPipe};
 use wasmtime_wasi::p2::{DynInputStream, DynOutputStream};
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_http::p2::body::HostOutgoingBody;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView};
 
 use super::guest::Guest;
@@ -102,6 +103,14 @@ impl Wasi {
             Context::Component { table, .. } => {
                 table.iter_mut().all(|open| open.is::<DynOutputStream>() || open.is::<DynInputStream>())
             }
+        }
+    }
+
+    /// Whether the guest holds a body that it has not finished.
+    pub(super) fn has_open_body(&mut self) -> bool {
+        match &mut self.context {
+            Context::Command(_) => false,
+            Context::Component { table, .. } => table.iter_mut().any(|open| open.is::<HostOutgoingBody>()),
         }
     }
 

@@ -22,6 +22,7 @@ mod pubsub;
 mod queues;
 mod reload;
 mod sql;
+mod streams;
 mod support;
 mod timers;
 mod transactions;

@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{Clock, Headers, Terms, TraceContext};
+use crate::{Clock, Exchange, Headers, Terms, TraceContext};
 
 /// The seven kinds of trigger. The word is folder, crate suffix, `type` in the manifest, feature and metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -145,6 +145,8 @@ pub struct InvocationContext {
     pub terms: Option<Box<Terms>>,
     /// The event's bytes, unchanged.
     pub payload: Bytes,
+    /// Where the bodies stream: the payload is empty then, and the caller is answered by this.
+    pub exchange: Option<Arc<Exchange>>,
 }
 
 impl InvocationContext {
@@ -178,6 +180,7 @@ impl InvocationContext {
             trace: TraceContext::new_root(),
             terms: None,
             payload,
+            exchange: None,
         }
     }
 
@@ -368,6 +371,7 @@ impl InvocationContext {
             trace,
             terms: stored.terms.map(|terms| Box::new(terms.into_owned())),
             payload,
+            exchange: None,
         })
     }
 }

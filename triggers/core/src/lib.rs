@@ -14,6 +14,7 @@ pub mod bounds;
 pub mod bus;
 pub mod clock;
 mod dispatch;
+mod exchange;
 mod headers;
 mod invocation;
 mod jobs;
@@ -30,6 +31,7 @@ pub use answer::{Answer, DeadReason, Failure, FailureCode, HttpParts, Response, 
 pub use bus::{Bus, Message};
 pub use clock::Clock;
 pub use dispatch::{Accepted, Cancelled, Dispatch, Gate, Progress, Rate, Refused, SkippedFire, Status, StatusState};
+pub use exchange::{BodyError, Exchange, StreamedBody};
 pub use headers::Headers;
 pub use invocation::{Attribute, Binding, Custody, InvocationContext, Kind};
 pub use jobs::{EnqueueError, Jobs, NewJob};

@@ -38,6 +38,11 @@ pub trait TriggerKind: Send + Sync + 'static {
         None
     }
 
+    /// Whether the bodies of its events stream, which only guests that speak HTTP can take.
+    fn streams(&self, _config: &Self::Config) -> bool {
+        false
+    }
+
     /// Acquires the port, subscription or lease. Accepts no event yet. `config` has passed `check`.
     fn bind(
         &self,

@@ -39,12 +39,17 @@ pub(crate) fn from_guest(answer: trigger_core::Response) -> Result<Response<Full
         response.headers_mut().insert(header::CONTENT_TYPE, octets);
         return Ok(response);
     };
-    if parts.status.is_informational() {
-        let detail = format!("the function answered {}, which cannot end a request", parts.status.as_u16());
-        return Err(failed(Failure::new(FailureCode::BadOutput, detail)));
-    }
     *response.status_mut() = parts.status;
     *response.headers_mut() = parts.headers;
+    of_guest(response)
+}
+
+/// The same where status and headers are in their place.
+pub(crate) fn of_guest<B>(mut response: Response<B>) -> Result<Response<B>, Problem> {
+    if response.status().is_informational() {
+        let detail = format!("the function answered {}, which cannot end a request", response.status().as_u16());
+        return Err(failed(Failure::new(FailureCode::BadOutput, detail)));
+    }
     strip(response.headers_mut());
     Ok(response)
 }

@@ -10,8 +10,11 @@ use trigger_core::{Problems, Terms};
 
 use crate::pattern::Pattern;
 
-/// The largest `max_body_bytes`: a body is held in memory until its function has run.
+/// The largest `max_body_bytes` of a body that is held in memory until its function has run.
 const MAX_BODY_BYTES: u64 = 64 * 1024 * 1024;
+
+/// The largest `max_body_bytes` of one that streams.
+const MAX_STREAM_BYTES: u64 = 1 << 40;
 
 /// The largest `max_wait_seconds`: whoever waits holds a connection.
 const MAX_WAIT_SECONDS: u32 = 300;
@@ -31,14 +34,15 @@ pub struct Config {
     /// The path served. `{name}` takes one segment, `{*name}` the rest of the path; both reach the function
     /// percent-decoded as the attribute `param.<name>`. The most specific pattern wins.
     pub path: String,
-    /// Whether the caller waits for the function's answer (`"sync"`, the default) or gets 202 as soon as the event is
-    /// committed (`"async"`).
+    /// Whether the caller waits for the function's answer (`"sync"`, the default), gets 202 as soon as the event is
+    /// committed (`"async"`), or speaks with the function while it runs (`"stream"`, for `wasi:http` components): the
+    /// function reads the body while it arrives, and each piece of its response is sent as it is written.
     #[serde(default)]
     pub mode: Mode,
     /// The largest body taken, in bytes; a larger one is answered 413. Default 1 MiB, at most 64 MiB, because a body is
-    /// held in memory until its function has run.
+    /// held in memory until its function has run; at most 1 TiB where `mode` is `"stream"`.
     #[serde(default = "default_max_body_bytes", deserialize_with = "bounded_body")]
-    #[schemars(range(min = 1, max = 67108864))]
+    #[schemars(range(min = 1, max = 1099511627776_u64))]
     pub max_body_bytes: u64,
     /// The longest that a caller of an `async` route may have itself kept waiting for the result, in seconds: with
     /// `Prefer: wait=N` it is answered as the function did, once that has run, or 202 when the time is over. From 0
@@ -84,6 +88,8 @@ pub enum Mode {
     Sync,
     /// When the event is committed: the function runs at least once afterwards, with its definition's retries.
     Async,
+    /// While the function runs: its bodies stream both ways, nothing of them is kept, and nothing is tried again.
+    Stream,
 }
 
 fn default_max_body_bytes() -> u64 {
@@ -120,7 +126,7 @@ fn bounded_wait<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Er
 
 fn bounded_body<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     match u64::deserialize(deserializer)? {
-        bytes @ 1..=MAX_BODY_BYTES => Ok(bytes),
+        bytes @ 1..=MAX_STREAM_BYTES => Ok(bytes),
         bytes => Err(serde::de::Error::custom(format!(
             "max_body_bytes is {bytes}; choose from 1 to {MAX_BODY_BYTES} (64 MiB)"
         ))),
@@ -250,6 +256,14 @@ impl Config {
         if let Err(mistake) = Pattern::parse(&self.path) {
             problems.add("path", mistake.message, mistake.help);
         }
+        if self.mode != Mode::Stream && self.max_body_bytes > MAX_BODY_BYTES {
+            let message = format!("a body of {} bytes would be held in memory", self.max_body_bytes);
+            problems.add("max_body_bytes", message, format!("choose at most {MAX_BODY_BYTES}, or mode = \"stream\""));
+        }
+        if self.mode == Mode::Stream && self.retry_count.is_some_and(|count| count > 0) {
+            let message = "what was streamed cannot be tried again";
+            problems.add("retry_count", message, "leave it out, or choose mode = \"sync\"");
+        }
     }
 
     /// Why two routes cannot both exist. Sections that `check` refuses conflict with nothing.
@@ -268,6 +282,7 @@ impl Config {
         match self.mode {
             Mode::Sync => format!("{methods} {}", self.path),
             Mode::Async => format!("{methods} {} (async)", self.path),
+            Mode::Stream => format!("{methods} {} (stream)", self.path),
         }
     }
 }
@@ -337,7 +352,10 @@ mod tests {
                 serde_json::json!({ "path": "/x", "max_body_bytes": 0 }),
                 "max_body_bytes is 0; choose from 1 to 67108864",
             ),
-            (serde_json::json!({ "path": "/x", "max_body_bytes": 67108865 }), "max_body_bytes is 67108865"),
+            (
+                serde_json::json!({ "path": "/x", "max_body_bytes": MAX_STREAM_BYTES + 1 }),
+                "max_body_bytes is 1099511627777",
+            ),
             (serde_json::json!({ "path": "/x", "retry_count": 1001 }), "retry_count is 1001; choose from 0 to 1000"),
             (
                 serde_json::json!({ "path": "/x", "retry_within_seconds": 301 }),
@@ -358,9 +376,30 @@ mod tests {
         assert_eq!(schema["required"], serde_json::json!(["path"]));
         assert_eq!(schema["additionalProperties"], false);
         let body = &schema["properties"]["max_body_bytes"];
-        assert_eq!((&body["minimum"], &body["maximum"]), (&1.into(), &MAX_BODY_BYTES.into()));
+        assert_eq!((&body["minimum"], &body["maximum"]), (&1.into(), &MAX_STREAM_BYTES.into()));
         assert_eq!(body["default"], 1 << 20);
         assert!(schema["properties"]["method"]["description"].as_str().unwrap().contains("HEAD"));
+    }
+
+    #[test]
+    fn what_streams_is_not_held_and_not_tried_again() {
+        let mode = |mode, bytes, retries| {
+            problems(&config(serde_json::json!({
+                "path": "/x", "mode": mode, "max_body_bytes": bytes, "retry_count": retries
+            })))
+        };
+        assert_eq!(mode("stream", MAX_STREAM_BYTES, 0), Vec::<String>::new());
+        assert_eq!(mode("sync", MAX_BODY_BYTES, 1), Vec::<String>::new());
+        assert_eq!(
+            mode("sync", MAX_BODY_BYTES + 1, 0),
+            [
+                "max_body_bytes: a body of 67108865 bytes would be held in memory; choose at most 67108864, or mode = \"stream\""
+            ]
+        );
+        assert_eq!(
+            mode("stream", 1, 1),
+            ["retry_count: what was streamed cannot be tried again; leave it out, or choose mode = \"sync\""]
+        );
     }
 
     #[test]

@@ -10,14 +10,15 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body;
 use http_body_util::Full;
-use trigger_core::{Accepted, Custody, Headers, Shed};
+use trigger_core::{Accepted, Attribute, BodyError, Custody, Headers, InvocationContext, Shed};
 
 use crate::body::{self, Error};
 use crate::config::Mode;
 use crate::prefer::Wait;
 use crate::problem::Problem;
 use crate::request_id::{RequestId, X_REQUEST_ID, is_visible};
-use crate::routes::{Found, Hit, Routes};
+use crate::routes::{Found, Hit, Route, Routes};
+use crate::stream::{self, Begun, ResponseBody};
 use crate::{answer, invocations};
 
 static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -25,35 +26,47 @@ static SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 const MAX_IDEMPOTENCY_KEY_BYTES: usize = 255;
 
-type Reply = Result<Response<Full<Bytes>>, Problem>;
+type Whole = Result<Response<Full<Bytes>>, Problem>;
+type Reply = Result<Response<ResponseBody>, Problem>;
 
 impl Routes {
     /// Answers one request. The listener calls this for every request it takes; a test or a benchmark can call it
     /// without a socket. The response to HEAD still has its body here, as it is the listener that keeps it back.
     ///
     /// Dropping the future cancels the attempt it waits for.
-    pub async fn handle<B: Body<Data = Bytes>>(&self, request: Request<B>) -> Response<Full<Bytes>> {
+    pub async fn handle<B>(&self, request: Request<B>) -> Response<ResponseBody>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BodyError>,
+    {
         let (head, body) = request.into_parts();
         let mut id = RequestId::of(&head.headers);
         let reply = if invocations::is_reserved(head.uri.path()) {
-            invocations::answer(self, &head).await
+            invocations::answer(self, &head).await.map(whole)
         } else {
             match self.find(&head).await {
                 Found::Route(hit) => self.run(hit, head, body, &mut id).await,
                 Found::Undecodable(parameter) => Err(undecodable(&parameter)),
-                Found::Missing(methods) => self.missing(&head.method, &methods),
+                Found::Missing(methods) => self.missing(&head.method, &methods).map(whole),
             }
         };
         let id = id.into_value();
-        let mut response = reply.unwrap_or_else(|problem| problem.respond(&id));
+        let mut response = reply.unwrap_or_else(|problem| whole(problem.respond(&id)));
         response.headers_mut().insert(&X_REQUEST_ID, id);
         response
     }
 
-    async fn run<B: Body<Data = Bytes>>(&self, hit: Hit, head: Parts, body: B, id: &mut RequestId) -> Reply {
+    async fn run<B>(&self, hit: Hit, head: Parts, body: B, id: &mut RequestId) -> Reply
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BodyError>,
+    {
+        if hit.route.mode == Mode::Stream {
+            return Box::pin(self.stream(hit, head, body, id)).await;
+        }
         let Hit { route, attributes, in_flight: _until_answered } = hit;
         let (key, wait) = match route.mode {
-            Mode::Sync => (None, None),
+            Mode::Sync | Mode::Stream => (None, None),
             Mode::Async => (idempotency_key(&head.headers)?, Wait::of(&head.headers, route.max_wait_seconds)),
         };
         let payload = body::read(body, route.max_body_bytes, self.body_read_timeout())
@@ -62,43 +75,53 @@ impl Routes {
         check_content(&head, &payload)?;
 
         let custody = match route.mode {
-            Mode::Sync => Custody::Caller,
+            Mode::Sync | Mode::Stream => Custody::Caller,
             Mode::Async => Custody::Engine,
         };
-        let mut event = route.cx.event(custody, payload);
-        event.subject = head.uri.path().into();
-        event.content_type = content_type(&head.headers).map(Box::from);
-        event.attributes = attributes;
-        event.request_id = id.given().map(Box::from);
+        let mut event = event(&route, custody, payload, head, attributes, id);
         event.idempotency_key = key;
         event.terms = route.retries.map(|retries| retries.terms(event.received_at));
-        event.headers = Headers::Http(Box::new(head.headers));
-        // Depth and parent may come from anyone here. That is safe: an outsider can only bring itself nearer to the
-        // limit, and a function that calls another over HTTP stays under the guard.
-        event.adopt_lineage();
         let (invocation_id, received) = (event.invocation_id, event.received);
-        id.or(invocation_id);
         match route.mode {
-            Mode::Sync => {
+            Mode::Sync | Mode::Stream => {
                 let mut response = answer::respond(route.cx.dispatch.dispatch(event).await, invocation_id)?;
                 // Beside, not instead of, what the guest says about its own time.
                 response.headers_mut().append(&SERVER_TIMING, answer::server_timing(received.elapsed()));
-                Ok(response)
+                Ok(whole(response))
             }
             Mode::Async => match route.cx.dispatch.accept(event).await {
                 Ok(Accepted { invocation_id, duplicate, .. }) => match wait {
                     Some(wait) => {
-                        Ok(invocations::awaited(&route.cx, invocation_id, duplicate, wait, &id.clone().into_value())
-                            .await)
+                        let id = id.clone().into_value();
+                        Ok(whole(invocations::awaited(&route.cx, invocation_id, duplicate, wait, &id).await))
                     }
-                    None => Ok(invocations::accepted(invocation_id, duplicate)),
+                    None => Ok(whole(invocations::accepted(invocation_id, duplicate))),
                 },
                 Err(refused) => Err(Problem::shed(refused.reason, refused.message, refused.retry_after)),
             },
         }
     }
 
-    fn missing(&self, method: &Method, served: &[Method]) -> Reply {
+    /// The function reads the body while it comes, and is heard while it speaks.
+    async fn stream<B>(&self, hit: Hit, head: Parts, body: B, id: &mut RequestId) -> Reply
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BodyError>,
+    {
+        let Hit { route, attributes, in_flight } = hit;
+        if body.size_hint().lower() > route.max_body_bytes {
+            return Err(unread(Error::TooLarge, route.max_body_bytes));
+        }
+        let method = head.method.clone();
+        let event = event(&route, Custody::Caller, Bytes::new(), head, attributes, id);
+        let invocation_id = event.invocation_id;
+        match stream::begin(route, in_flight, event, &method, body, self.body_read_timeout()).await {
+            Begun::Response(response) => answer::of_guest(response),
+            Begun::Ended(answer) => answer::respond(answer, invocation_id).map(whole),
+        }
+    }
+
+    fn missing(&self, method: &Method, served: &[Method]) -> Whole {
         if served.is_empty() {
             return Err(match self.is_closing() {
                 // The path may well have had a route a moment ago.
@@ -117,6 +140,32 @@ impl Routes {
         let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail);
         Err(Problem { allow: Some(allow), ..problem })
     }
+}
+
+/// The invocation that a request asks for.
+fn event(
+    route: &Route,
+    custody: Custody,
+    payload: Bytes,
+    head: Parts,
+    attributes: Vec<Attribute>,
+    id: &mut RequestId,
+) -> InvocationContext {
+    let mut event = route.cx.event(custody, payload);
+    event.subject = head.uri.path().into();
+    event.content_type = content_type(&head.headers).map(Box::from);
+    event.attributes = attributes;
+    event.request_id = id.given().map(Box::from);
+    event.headers = Headers::Http(Box::new(head.headers));
+    // Depth and parent may come from anyone here. That is safe: an outsider can only bring itself nearer to the
+    // limit, and a function that calls another over HTTP stays under the guard.
+    event.adopt_lineage();
+    id.or(event.invocation_id);
+    event
+}
+
+fn whole(response: Response<Full<Bytes>>) -> Response<ResponseBody> {
+    response.map(ResponseBody::from)
 }
 
 fn content_type(headers: &HeaderMap) -> Option<&str> {

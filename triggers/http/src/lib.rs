@@ -24,10 +24,12 @@ mod problem;
 mod request_id;
 mod routes;
 mod server;
+mod stream;
 mod trees;
 mod trigger;
 
 pub use config::{Config, Methods, Mode};
 pub use routes::Routes;
 pub use server::{Error, Server, ServerConfig};
+pub use stream::ResponseBody;
 pub use trigger::{Bound, Http};

@@ -40,6 +40,10 @@ impl TriggerKind for Http {
         config.describe()
     }
 
+    fn streams(&self, config: &Config) -> bool {
+        config.mode == Mode::Stream
+    }
+
     async fn bind(&self, config: Config, binding: Arc<Binding>) -> Result<Bound, BindError> {
         let refused = |what: String, help: String| BindError(format!("{}: {what}; {help}", binding.path()));
         let served = config.method.read().map_err(|mistakes| {
