@@ -29,9 +29,11 @@ mod tests;
 mod waiters;
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use chrono::{DateTime, Utc};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -44,6 +46,7 @@ use trigger_core::{
 use uuid::Uuid;
 
 use crate::executor::{Attempt, Executor};
+use crate::filter::Filter;
 use crate::functions::{Registry, Route, Version, Versions};
 use crate::store::{self, QueueRow, Store};
 use crate::traces::Ring;
@@ -99,6 +102,8 @@ pub struct Dispatcher {
     ring: Arc<Ring>,
     ledger: Arc<Ledger>,
     targets: Targets,
+    /// What triggers ask of their events, where they ask anything.
+    filters: ArcSwap<HashMap<Binding, Arc<Filter>>>,
     gates: gates::Gates,
     waiters: waiters::Waiters,
     held: queue::Held,
@@ -154,6 +159,7 @@ impl Dispatcher {
             ring: parts.ring,
             ledger: Arc::default(),
             targets: Targets::default(),
+            filters: ArcSwap::default(),
             gates: gates::Gates::default(),
             waiters: waiters::Waiters::default(),
             held: queue::Held::default(),
@@ -207,7 +213,13 @@ impl Dispatcher {
         self.cut.cancel();
     }
 
-    /// The routes changed: forget what was looked up before.
+    /// Has events of these triggers run only where their filter matches, and all events of others.
+    pub fn filter(&self, filters: HashMap<Binding, Arc<Filter>>) {
+        self.filters.store(Arc::new(filters));
+        self.routes_changed();
+    }
+
+    /// Has routes looked up anew: functions were deployed.
     pub fn routes_changed(&self) {
         self.targets.clear();
         self.queue_wake.wake();
@@ -251,6 +263,7 @@ impl Dispatcher {
         self.targets.get(binding, || Target {
             route: self.registry.route(&binding.namespace, &binding.function_name),
             counters: self.ledger.counters(binding),
+            filter: self.filters.load().get(&**binding).cloned(),
         })
     }
 

@@ -1,5 +1,6 @@
 //! The engine: its parts put together, a manifest applied to them, and the way they stop.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -8,7 +9,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use trigger_core::{BindError, Bus, Clock, Dispatch, Jobs, Problem, Step, Timers};
+use trigger_core::{BindError, Binding, Bus, Clock, Dispatch, Jobs, Problem, Step, Timers};
 
 use crate::advance::Advance;
 use crate::config::{self, Document, EngineConfig, FunctionConfig, Manifest, Report, StoreConfig};
@@ -18,14 +19,15 @@ use crate::egress::{Egress, SystemResolver};
 use crate::executor::{
     Abi, Executor, ExecutorConfig, Functions, KeyValues, Machine, ModuleError, ModuleSource, Services, WasmExecutor,
 };
+use crate::filter::Filter;
 use crate::functions::{Digest, Registry, Version, Versions};
 use crate::housekeeping::{self, Housekeeping};
-use crate::kinds::Kinds;
+use crate::kinds::{FILTER, Kinds};
 use crate::relay::Relay;
 use crate::secrets::Secrets;
 use crate::store::postgres::{PostgresSettings, PostgresStore};
 use crate::store::sqlite::{self, Place, SqliteSettings, SqliteStore};
-use crate::store::{self, Deploy, Deployed, Store};
+use crate::store::{self, Deploy, Deployed, Store, TriggerRow};
 use crate::supervisor::Supervisor;
 use crate::traces::{Ring, Writer, WriterSettings};
 
@@ -316,7 +318,7 @@ impl Engine {
         }
         self.secrets.reload();
         self.registry.replace(versions);
-        self.dispatcher.routes_changed();
+        self.dispatcher.filter(filters(&triggers));
         self.supervisor.replace(bound).await;
         *self.modules.lock() = functions.iter().map(|function| function.module.clone()).collect();
         Ok(Applied { functions: deployed })
@@ -386,6 +388,12 @@ impl Engine {
         self.tasks.close();
         self.tasks.wait().await;
     }
+}
+
+/// What the triggers ask of their events, where they ask anything. One that cannot be read was refused before.
+fn filters(triggers: &[TriggerRow]) -> HashMap<Binding, Arc<Filter>> {
+    let read = |row: &TriggerRow| Filter::read(row.config.get(FILTER)?).ok();
+    triggers.iter().filter_map(|row| Some((row.binding.clone(), Arc::new(read(row)?)))).collect()
 }
 
 /// Reads and inspects every module; all that cannot be used are told at once, each at its place in the manifest.

@@ -16,7 +16,10 @@ use trigger_core::{
 use crate::store::TriggerRow;
 
 /// Keys of every trigger's section, whatever its kind: a kind's own keys must not be called so.
-pub const COMMON_KEYS: [&str; 2] = ["type", "name"];
+pub const COMMON_KEYS: [&str; 3] = ["type", "name", FILTER];
+
+/// What a trigger asks of its events. It stays in the section, of which the kind reads the rest.
+pub const FILTER: &str = "filter";
 
 /// The trigger kinds of this build.
 #[derive(Default)]
@@ -94,7 +97,14 @@ impl Kinds {
 
     /// Reads a section of that kind; the error says what its type does not take.
     pub fn read(&self, kind: Kind, config: &Value) -> Result<Section, String> {
-        self.get(kind).ok_or_else(|| not_in_this_build(kind))?.read(config)
+        let known = self.get(kind).ok_or_else(|| not_in_this_build(kind))?;
+        match config.as_object().filter(|section| section.contains_key(FILTER)) {
+            None => known.read(config),
+            Some(section) => {
+                let own = section.iter().filter(|(key, _)| *key != FILTER);
+                known.read(&own.map(|(key, value)| (key.clone(), value.clone())).collect())
+            }
+        }
     }
 
     /// Finds every mistake in a section that its schema cannot find. Opens nothing.

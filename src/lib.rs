@@ -15,6 +15,7 @@ pub mod kinds;
 pub mod local;
 
 pub mod egress;
+pub mod filter;
 pub mod functions;
 pub mod secrets;
 

@@ -8,7 +8,8 @@ use trigger_core::{Binding, Kind, Problems, Step};
 
 use super::validate::{At, Found, Validator, below};
 use super::{Document, names, words};
-use crate::kinds::{COMMON_KEYS, Kinds, Section, not_in_this_build};
+use crate::filter::Filter;
+use crate::kinds::{FILTER, Kinds, Section, not_in_this_build};
 use crate::store::TriggerRow;
 
 /// The most triggers of one manifest: each is compared with every other one of its kind.
@@ -67,6 +68,9 @@ fn common_keys(kind: Kind) -> Map<String, Value> {
     let description = "The trigger's name, unique in its function. By default its kind, with a number from the second \
                        of the kind on: `http`, `http-2`.";
     keys.insert("name".to_owned(), json!({ "type": "string", "description": description }));
+    let description = "What an event must match to be run, as a pattern over its `subject`, `content_type`, `headers`, \
+                       `attributes` and `payload`: `{ payload = { status = [\"paid\"] } }`. Others are skipped (`filtered`).";
+    keys.insert(FILTER.to_owned(), json!({ "type": "object", "description": description }));
     keys
 }
 
@@ -132,7 +136,11 @@ impl<'a> Triggers<'a> {
                 found.value(below(&path, ["name".into()]), message, "give each trigger a name of its own");
             }
             if let Some(section) = section.as_object_mut() {
-                COMMON_KEYS.iter().for_each(|key| drop(section.remove(*key)));
+                ["type", "name"].iter().for_each(|key| drop(section.remove(*key)));
+            }
+            if let Some(Err(mistake)) = section.get(FILTER).map(Filter::read) {
+                let steps = [FILTER].into_iter().chain(mistake.path.iter().map(String::as_str)).map(Step::from);
+                found.value(below(&path, steps), mistake.message, mistake.help);
             }
             let binding = Binding {
                 namespace: self.namespace.into(),

@@ -9,14 +9,26 @@ use trigger_core::{Accepted, Binding, Cancelled, InvocationContext, Refused, She
 use uuid::Uuid;
 
 use super::ledger::Counters;
+use super::running::Running;
 use super::{Dispatcher, RETRY_AFTER, needs_caller, store_refused};
 use crate::store::{self, Accept, Admitted, Claim, Claimed, Lease, QueueFilter, QueueRow, QueuedInvocation};
+
+/// What the engine can say of an event by itself.
+enum Admissible {
+    /// It is to be queued, where no more events of its trigger than this wait.
+    Queued(Arc<Counters>, Option<u64>),
+    /// It is not to run.
+    Skipped(Arc<Counters>, SkipReason),
+}
 
 impl Dispatcher {
     /// Accepts one event.
     pub(super) async fn accept_one(self: &Arc<Self>, invocation: InvocationContext) -> Result<Accepted, Refused> {
         let _busy = self.clock.busy(|| format!("an event of {}", invocation.binding.path()));
-        let (counters, max_backlog) = self.admissible(&invocation)?;
+        let (counters, max_backlog) = match self.admissible(&invocation)? {
+            Admissible::Queued(counters, max_backlog) => (counters, max_backlog),
+            Admissible::Skipped(counters, reason) => return Ok(self.skip(counters, invocation, reason)),
+        };
         let queued = QueuedInvocation::new(invocation);
         match self.commit(std::slice::from_ref(&queued), max_backlog).await {
             Ok(mut admitted) => self.admitted(&counters, queued, admitted.remove(0)),
@@ -36,7 +48,10 @@ impl Dispatcher {
         for (index, invocation) in invocations.into_iter().enumerate() {
             match self.admissible(&invocation) {
                 Err(refused) => answers.push(Some(Err(refused))),
-                Ok((counters, max_backlog)) => {
+                Ok(Admissible::Skipped(counters, reason)) => {
+                    answers.push(Some(Ok(self.skip(counters, invocation, reason))));
+                }
+                Ok(Admissible::Queued(counters, max_backlog)) => {
                     answers.push(None);
                     let place = lists.iter().position(|(bound, _)| *bound == max_backlog);
                     let place = place.unwrap_or_else(|| {
@@ -67,9 +82,12 @@ impl Dispatcher {
     }
 
     /// What can be said of an event before the store is asked.
-    fn admissible(&self, invocation: &InvocationContext) -> Result<(Arc<Counters>, Option<u64>), Refused> {
+    fn admissible(&self, invocation: &InvocationContext) -> Result<Admissible, Refused> {
         let target = self.target(&invocation.binding);
         let counters = target.counters;
+        if target.filter.is_some_and(|filter| !filter.matches(invocation)) {
+            return Ok(Admissible::Skipped(counters, SkipReason::Filtered));
+        }
         counters.accepted();
         let refuse = |reason: Shed, message: Cow<'static, str>| {
             counters.told.shed(reason, 1);
@@ -90,7 +108,14 @@ impl Dispatcher {
             return Err(refuse(Shed::TooLarge, format!("the payload has {size} bytes, the limit is {limit}").into()));
         }
         let gate = self.gates.of_function(&invocation.binding, definition.concurrency, self.now());
-        Ok((counters, gate.max_backlog))
+        Ok(Admissible::Queued(counters, gate.max_backlog))
+    }
+
+    /// An event that is not kept, since it is not to run.
+    fn skip(&self, counters: Arc<Counters>, invocation: InvocationContext, reason: SkipReason) -> Accepted {
+        let invocation_id = invocation.invocation_id;
+        Running::new(self, counters, invocation).skipped(reason);
+        Accepted { invocation_id, duplicate: false, skipped: Some(reason) }
     }
 
     /// Commits events. Where there is room for all of them and for all that waits, those that are due are claimed in the

@@ -22,6 +22,11 @@ impl Dispatcher {
         let Some(route) = target.route else {
             return running.skipped(SkipReason::Disabled);
         };
+        if let Some(filter) = &target.filter
+            && !filter.matches(&running.invocation)
+        {
+            return running.skipped(SkipReason::Filtered);
+        }
         if running.invocation.depth > self.settings.max_depth {
             return Box::pin(self.refuse_depth(running)).await;
         }

@@ -8,6 +8,7 @@ mod cron;
 mod dead_letters;
 mod everything;
 mod examples;
+mod filters;
 mod guests;
 mod hosts;
 mod jobs;

@@ -99,6 +99,8 @@ words! {
         Missed = "missed",
         /// Its trigger was paused.
         Paused = "paused",
+        /// Its trigger's filter does not match it.
+        Filtered = "filtered",
     }
 }
 
@@ -131,6 +133,7 @@ impl SkipReason {
             SkipReason::Overlap => "as many events of its ordering key as may be queued or running are",
             SkipReason::Missed => "its moment has passed",
             SkipReason::Paused => "its trigger is paused",
+            SkipReason::Filtered => "its trigger's filter does not match it",
         }
     }
 
@@ -139,6 +142,7 @@ impl SkipReason {
         match self {
             SkipReason::Disabled | SkipReason::Missed | SkipReason::Paused => 503,
             SkipReason::Duplicate | SkipReason::Overlap => 409,
+            SkipReason::Filtered => 422,
         }
     }
 

@@ -24,6 +24,7 @@ pub(crate) fn respond(answer: Answer, invocation_id: Uuid) -> Result<Response<Fu
         }
         Answer::Kept(_) => Ok(invocations::accepted(invocation_id, false)),
         Answer::Dead { reason, failure } => Err(dead(reason, failure)),
+        Answer::Skipped(SkipReason::Filtered) => Ok(filtered()),
         Answer::Skipped(reason) => Err(skipped(reason)),
         Answer::Shed { reason, retry_after } => Err(Problem::shed(reason, reason.detail(), retry_after)),
         Answer::Cancelled => Err(failed(Failure::new(FailureCode::Cancelled, ""))),
@@ -81,6 +82,13 @@ fn belongs_to_connection(name: &HeaderName) -> bool {
             | header::UPGRADE
     ) || name == "keep-alive"
         || name.as_str().starts_with("proxy-")
+}
+
+/// Nothing was to be done, and nothing is wrong: whoever sends events need not send this one again.
+pub(crate) fn filtered() -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
 }
 
 fn failed(failure: Failure) -> Problem {

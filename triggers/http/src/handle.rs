@@ -10,7 +10,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body;
 use http_body_util::Full;
-use trigger_core::{Accepted, Attribute, BodyError, Custody, Headers, InvocationContext, Shed};
+use trigger_core::{Accepted, Attribute, BodyError, Custody, Headers, InvocationContext, Shed, SkipReason};
 
 use crate::body::{self, Error};
 use crate::config::Mode;
@@ -90,6 +90,7 @@ impl Routes {
                 Ok(whole(response))
             }
             Mode::Async => match route.cx.dispatch.accept(event).await {
+                Ok(Accepted { skipped: Some(SkipReason::Filtered), .. }) => Ok(whole(answer::filtered())),
                 Ok(Accepted { invocation_id, duplicate, .. }) => match wait {
                     Some(wait) => {
                         let id = id.clone().into_value();

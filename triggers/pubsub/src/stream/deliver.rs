@@ -70,7 +70,9 @@ impl Deliverer {
 fn settled(answer: &Answer) -> AckKind {
     match answer {
         // It ran, or the engine has it.
-        Answer::Ok(_) | Answer::Kept(_) | Answer::Skipped(SkipReason::Duplicate | SkipReason::Overlap) => AckKind::Ack,
+        Answer::Ok(_)
+        | Answer::Kept(_)
+        | Answer::Skipped(SkipReason::Duplicate | SkipReason::Overlap | SkipReason::Filtered) => AckKind::Ack,
         // Its dead letter is committed: no delivery can do better.
         Answer::Dead { .. } => AckKind::Term,
         Answer::Retry { after, .. } => AckKind::Nak(Some(*after)),
