@@ -7,6 +7,7 @@ mod api;
 mod clock;
 mod dead_letters;
 mod invocations;
+pub mod invoke;
 mod jobs;
 mod metrics;
 mod queue;
@@ -94,6 +95,7 @@ fn router(engine: Arc<Engine>) -> Router {
     Router::new()
         .merge(api::routes())
         .merge(invocations::routes())
+        .merge(invoke::routes())
         .merge(jobs::routes())
         .merge(timers::routes())
         .merge(queue::routes())

@@ -50,7 +50,7 @@ pub enum Command {
     Serve(Run),
     /// Find every mistake in a manifest, its modules included, without opening anything.
     Check(Check),
-    /// Run a module once, here: its answer, what it said and what it asked for.
+    /// Call a function by its name, or run a module once, here: its answer, what it said and what it asked for.
     Invoke(Box<invoke::Invoke>),
     /// Have a running engine take its manifest in again.
     Reload(Remote),

@@ -15,7 +15,7 @@ use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use trigger_core::bus::BusError;
-use trigger_core::{Binding, EnqueueError, Headers, Message, Refused, Shed, bounds};
+use trigger_core::{Binding, EnqueueError, Headers, Message, Refused, Shed, SkipReason, bounds};
 use uuid::Uuid;
 
 use crate::engine::{Engine, Error as EngineError};
@@ -48,6 +48,11 @@ pub(super) struct Problem {
 impl Problem {
     pub(super) fn not_found(what: &str) -> Self {
         Self { status: StatusCode::NOT_FOUND, code: "not_found", detail: format!("no such {what}") }
+    }
+
+    pub(super) fn not_run(reason: SkipReason) -> Self {
+        let status = StatusCode::from_u16(reason.status()).expect("the statuses of reasons are HTTP's");
+        Self { status, code: reason.as_str(), detail: reason.detail().to_owned() }
     }
 }
 

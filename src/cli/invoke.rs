@@ -1,17 +1,21 @@
-//! `tripline invoke --local`.
+//! `tripline invoke`: a function of a running engine by its name, or a module here (`--local`).
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use base64::Engine as _;
 use bytes::Bytes;
 use clap::Args;
 use serde_json::{Value, json};
 use trigger_core::{Headers, InvocationContext, Kind};
 
+use super::Remote;
+use super::client::{Client, encode};
 use super::show::{self, duration, size};
+use crate::admin::invoke::{InvokeRequest, InvokedView};
 use crate::config::{Document, EngineConfig, Manifest};
 use crate::dispatch::retry::Decision;
 use crate::egress::Grant;
@@ -24,21 +28,24 @@ use crate::local::{self, Local, Ran};
 /// code 1 where the attempt failed.
 #[derive(Debug, Args)]
 pub struct Invoke {
+    /// The function's name, unless a module is run here; then the payload, `-` for standard input.
+    #[arg(value_names = ["FUNCTION", "PAYLOAD"], num_args = 0..=2)]
+    pub words: Vec<String>,
     /// The module to run here, without an engine: what it publishes, enqueues and sets is shown and goes nowhere.
     #[arg(long, value_name = "MODULE")]
-    pub local: PathBuf,
-    /// The payload; `-` reads standard input.
-    #[arg(default_value = "")]
-    pub payload: String,
+    pub local: Option<PathBuf>,
+    /// Have a running engine keep the event and run it later, with the function's retries, instead of now and once.
+    #[arg(long, conflicts_with = "local")]
+    pub later: bool,
     /// Take limits, grants and environment from this function of the manifest. Without it everything that goes nowhere
     /// is granted, and what was used is told.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", requires = "local")]
     pub function: Option<String>,
     /// The manifest, or the directory that it lies in.
     #[arg(long, default_value = "tripline.toml", requires = "function")]
     pub manifest: PathBuf,
     /// The kind of trigger that the event came in by. By default `http` for a `wasi:http` component, `job` otherwise.
-    #[arg(long, value_name = "KIND", value_parser = kind)]
+    #[arg(long, value_name = "KIND", value_parser = kind, requires = "local")]
     pub trigger: Option<Kind>,
     /// What the event is about: a path, a subject, a schedule's name. By default `/` over HTTP.
     #[arg(long, default_value = "")]
@@ -50,29 +57,29 @@ pub struct Invoke {
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
     pub headers: Vec<String>,
     /// What the trigger says of the event, `name=value`: `method=POST`, `param.id=7`; may be repeated.
-    #[arg(short = 'A', long = "attribute", value_name = "NAME=VALUE", value_parser = pair)]
+    #[arg(short = 'A', long = "attribute", value_name = "NAME=VALUE", value_parser = pair, requires = "local")]
     pub attributes: Vec<(String, String)>,
     /// Let it send requests to this scheme, host and perhaps port, as in `allow.http`; may be repeated. They are sent.
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", requires = "local")]
     pub allow_http: Vec<String>,
     /// A variable of the environment, `name=value`, beside or in place of the function's own; may be repeated.
-    #[arg(short = 'e', long = "env", value_name = "NAME=VALUE", value_parser = pair)]
+    #[arg(short = 'e', long = "env", value_name = "NAME=VALUE", value_parser = pair, requires = "local")]
     pub env: Vec<(String, String)>,
     /// Number of the attempt.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub attempt: u32,
     /// Who called.
-    #[arg(long)]
+    #[arg(long, requires = "local")]
     pub caller: Option<String>,
     /// The event's identity, by which a duplicate is known.
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, value_name = "KEY", requires = "local")]
     pub idempotency_key: Option<String>,
     /// Wall time of the attempt, in place of the function's: 500ms, 10s.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, requires = "local")]
     pub timeout: Option<Duration>,
-    /// Answer in JSON, all of it to standard output.
-    #[arg(long)]
-    pub json: bool,
+    /// The engine, where a function is called by its name, and the form of the answer.
+    #[command(flatten)]
+    pub remote: Remote,
 }
 
 fn kind(word: &str) -> Result<Kind, String> {
@@ -92,11 +99,17 @@ pub async fn run(
     invoke: Invoke,
     kinds: impl FnOnce(&EngineConfig) -> anyhow::Result<Kinds>,
 ) -> anyhow::Result<ExitCode> {
-    let module = std::fs::read(&invoke.local).with_context(|| format!("cannot read {}", invoke.local.display()))?;
-    let local = Local::new(module.into(), definition(&invoke, kinds)?).await?;
-    let event = event(&invoke, &local)?;
+    let Some(path) = invoke.local.clone() else { return by_name(&invoke).await };
+    let payload = match &*invoke.words {
+        [] => "",
+        [payload] => payload,
+        _ => bail!("a module that is run here takes one payload"),
+    };
+    let module = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let local = Local::new(module.into(), definition(&invoke, &path, kinds)?).await?;
+    let event = event(&invoke, payload, &local)?;
     let ran = local.run(&event).await;
-    if invoke.json {
+    if invoke.remote.json {
         show::json(&as_json(&local, &ran))?;
     } else {
         tell(&local, &event, &ran, invoke.function.is_none());
@@ -104,13 +117,45 @@ pub async fn run(
     Ok(if ran.attempt.result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Calls a function of a running engine.
+async fn by_name(invoke: &Invoke) -> anyhow::Result<ExitCode> {
+    let (name, payload) = match &*invoke.words {
+        [] => bail!("name a function of a running engine, or a module by --local"),
+        [name] => (name, ""),
+        [name, payload, ..] => (name, &**payload),
+    };
+    let (payload, payload_base64) = show::typed(&show::bytes(payload)?);
+    let request = InvokeRequest {
+        payload,
+        payload_base64,
+        content_type: invoke.content_type.clone(),
+        headers: show::headers(&invoke.headers)?,
+        later: invoke.later,
+    };
+    let client = Client::new(&invoke.remote)?;
+    let path = format!("/api/v1/functions/{}/invoke", encode(name));
+    let view: InvokedView = client.post(&path, &request).await?;
+    if client.json {
+        show::json(&view)?;
+    } else {
+        let failure = view.failure.iter().map(|failure| format!(" ({}): {}", failure.code, failure.message));
+        say(format!("{} {}{}", view.invocation_id, view.outcome, failure.collect::<String>()));
+        let encoded = view.body_base64.as_deref().map(|body| base64::engine::general_purpose::STANDARD.decode(body));
+        let body = encoded.transpose()?.or(view.body.map(String::into_bytes)).unwrap_or_default();
+        use std::io::Write as _;
+        let _reader_went_away = std::io::stdout().lock().write_all(&body);
+    }
+    Ok(if matches!(&*view.outcome, "ok" | "queued") { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
 fn definition(
     invoke: &Invoke,
+    module: &Path,
     kinds: impl FnOnce(&EngineConfig) -> anyhow::Result<Kinds>,
 ) -> anyhow::Result<Definition> {
     let mut definition = match &invoke.function {
         None => {
-            let name = invoke.local.file_stem().map_or("function".into(), |stem| stem.to_string_lossy().into_owned());
+            let name = module.file_stem().map_or("function".into(), |stem| stem.to_string_lossy().into_owned());
             Definition { allow: local::allow_all(), ..Definition::new("default", name) }
         }
         Some(name) => {
@@ -136,9 +181,9 @@ fn definition(
     Ok(definition)
 }
 
-fn event(invoke: &Invoke, local: &Local) -> anyhow::Result<InvocationContext> {
+fn event(invoke: &Invoke, payload: &str, local: &Local) -> anyhow::Result<InvocationContext> {
     let kind = invoke.trigger.unwrap_or(if local.abi() == Abi::WasiHttp { Kind::Http } else { Kind::Job });
-    let mut event = local.event(kind, show::bytes(&invoke.payload)?);
+    let mut event = local.event(kind, show::bytes(payload)?);
     event.subject = match (&*invoke.subject, kind) {
         ("", Kind::Http) => "/".into(),
         (subject, _) => subject.into(),

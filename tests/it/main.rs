@@ -11,6 +11,7 @@ mod examples;
 mod filters;
 mod guests;
 mod hosts;
+mod invoke;
 mod jobs;
 mod languages;
 mod ledger;
