@@ -218,6 +218,8 @@ pub struct HttpConfig {
     pub max_header_bytes: usize,
     /// Time for a request's body.
     pub body_read_timeout: Duration,
+    /// Requests of an HTTP/2 connection at once.
+    pub max_concurrent_streams: u32,
 }
 
 /// A manifest's text, parsed.

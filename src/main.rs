@@ -346,6 +346,7 @@ fn http_config(config: &EngineConfig) -> trigger_http::ServerConfig {
         header_read_timeout: config.http.header_read_timeout,
         max_header_bytes: config.http.max_header_bytes,
         body_read_timeout: config.http.body_read_timeout,
+        max_concurrent_streams: config.http.max_concurrent_streams,
         ..trigger_http::ServerConfig::default()
     }
 }

@@ -123,6 +123,9 @@ struct HttpSection {
     /// Time for a request's whole body.
     #[schemars(range(min = 0.001, max = 86_400))]
     body_read_timeout_seconds: f64,
+    /// Requests that a connection of HTTP/2 may have under way at once.
+    #[schemars(range(min = 1, max = 10_000))]
+    max_concurrent_streams: u32,
 }
 
 impl Default for EngineSection {
@@ -169,6 +172,7 @@ impl Default for HttpSection {
             header_read_timeout_seconds: 30.0,
             max_header_bytes: 32 << 10,
             body_read_timeout_seconds: 60.0,
+            max_concurrent_streams: 100,
         }
     }
 }
@@ -241,6 +245,7 @@ impl Reader<'_> {
                 header_read_timeout: seconds(http.header_read_timeout_seconds),
                 max_header_bytes: http.max_header_bytes as usize,
                 body_read_timeout: seconds(http.body_read_timeout_seconds),
+                max_concurrent_streams: http.max_concurrent_streams,
             },
             databases: self.databases(&section.databases),
         }

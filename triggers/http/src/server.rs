@@ -1,12 +1,13 @@
 //! The public listener: takes connections, bounds what each may cost, and ends them in order.
 //!
-//! Owns sockets and HTTP/1 framing; what a request means is told by the routing table. Every caller is a stranger, so
+//! Owns sockets and the framing of HTTP/1 and HTTP/2; what a request means is told by the routing table. Every caller is a stranger, so
 //! each resource has a bound: connections (a permit is taken *before* a connection is), header bytes, the time for
 //! headers, for a body, and for taking the response.
 
 mod connection;
 mod drain;
 mod head_timer;
+mod http2;
 mod stream;
 mod unread;
 
@@ -42,7 +43,9 @@ pub struct ServerConfig {
     pub body_read_timeout: Duration,
     /// How long a caller may go without taking a byte of its response. Default 30 seconds.
     pub write_timeout: Duration,
-    /// Whether a caller may close its sending side and still get its answer. Default false: on TCP that looks the same
+    /// How many requests a connection of HTTP/2 may have under way at once. Default 100.
+    pub max_concurrent_streams: u32,
+    /// Whether a caller of HTTP/1 may close its sending side and still get its answer. Default false: on TCP that looks the same
     /// as going away, and a caller that went away has its attempt cancelled.
     pub half_close: bool,
 }
@@ -56,6 +59,7 @@ impl Default for ServerConfig {
             max_header_bytes: 32 * 1024,
             body_read_timeout: Duration::from_secs(60),
             write_timeout: Duration::from_secs(30),
+            max_concurrent_streams: 100,
             half_close: false,
         }
     }
@@ -107,12 +111,14 @@ pub enum Error {
 
 const CONNECTIONS: RangeInclusive<usize> = 1..=1_000_000;
 const HEADER_BYTES: RangeInclusive<usize> = 1024..=1024 * 1024;
+const STREAMS: RangeInclusive<u32> = 1..=10_000;
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(24 * 60 * 60);
 
 impl ServerConfig {
     fn check(&self) -> Result<(), Error> {
         within("max_connections", self.max_connections, CONNECTIONS)?;
         within("max_header_bytes", self.max_header_bytes, HEADER_BYTES)?;
+        within("max_concurrent_streams", self.max_concurrent_streams, STREAMS)?;
         within("header_read_timeout", self.header_read_timeout, TIMEOUT)?;
         within("body_read_timeout", self.body_read_timeout, TIMEOUT)?;
         within("write_timeout", self.write_timeout, TIMEOUT)
@@ -168,7 +174,7 @@ impl Server {
         let Self { listener, local_addr, routes, config } = self;
         routes.closes_with(shutdown.clone());
         let limit = Arc::new(Semaphore::new(config.max_connections));
-        let connections = Connections::new(routes, &config);
+        let connections = Arc::new(Connections::new(routes, &config));
         let mut open = JoinSet::new();
         tracing::info!(%local_addr, "listening for HTTP requests");
         loop {
@@ -182,7 +188,7 @@ impl Server {
                 accepted = accept(|| listener.accept(), &limit) => accepted,
             };
             let ((stream, _peer), permit) = accepted;
-            let connection = connections.serve(stream);
+            let connection = connections.clone().serve(stream);
             open.spawn(async move {
                 connection.await;
                 drop(permit);

@@ -1,20 +1,24 @@
-//! One connection: HTTP/1 from its first byte to its close.
+//! One connection, from its first byte to its close: which protocol it speaks, and HTTP/1.
 
 use std::convert::Infallible;
+use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::poll_fn;
 use http::{HeaderValue, Request, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::ServerConfig;
 use super::drain::Drain;
 use super::head_timer::{Alarm, HeadTimer};
+use super::http2;
 use super::stream::Stream;
 use super::unread::Unread;
 use crate::routes::Routes;
@@ -27,9 +31,10 @@ const BUFFER_BYTES: usize = 64 * 1024;
 pub(super) struct Connections {
     routes: Routes,
     http: http1::Builder,
+    http2: http2::Bounds,
     header_read_timeout: Duration,
     write_timeout: Duration,
-    drain: Arc<Drain>,
+    drain: Drain,
 }
 
 impl Connections {
@@ -42,9 +47,10 @@ impl Connections {
         Self {
             routes,
             http,
+            http2: http2::Bounds::new(config),
             header_read_timeout: config.header_read_timeout,
             write_timeout: config.write_timeout,
-            drain: Arc::default(),
+            drain: Drain::default(),
         }
     }
 
@@ -54,50 +60,92 @@ impl Connections {
     }
 
     /// Serves a connection until it is closed. To be a task of its own, as it registers its waker for the drain once.
-    pub(super) fn serve(&self, socket: TcpStream) -> impl Future<Output = ()> + Send + use<> {
+    pub(super) async fn serve(self: Arc<Self>, mut socket: TcpStream) {
         // Responses are written whole, so waiting for more to send only delays them.
         if let Err(error) = socket.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
-        let (routes, drain) = (self.routes.clone(), self.drain.clone());
+        let spoken = tokio::select! {
+            biased;
+            spoken = tokio::time::timeout(self.header_read_timeout, Spoken::by(&mut socket)) => spoken,
+            () = self.drain.begins() => return,
+        };
+        let ended = match spoken {
+            Ok(Ok(Spoken::Http1(begun))) => self.http1(socket, begun).await,
+            Ok(Ok(Spoken::Http2(begun))) => Box::pin(self.http2(socket, begun)).await,
+            Ok(Err(_)) | Err(_) => return,
+        };
+        // Callers go away, send nonsense or fall silent every day: nobody needs to act.
+        if let Err(error) = ended {
+            tracing::debug!(error = &error as &dyn std::error::Error, "a connection ended early");
+        }
+    }
+
+    async fn http2<S: AsyncRead + AsyncWrite + Unpin + Send>(&self, socket: S, begun: Bytes) -> hyper::Result<()> {
+        let stream = Stream::new(socket, begun, self.write_timeout, Unread::default());
+        http2::serve(stream, self.routes.clone(), &self.drain, self.http2).await
+    }
+
+    async fn http1<S: AsyncRead + AsyncWrite + Unpin + Send>(&self, socket: S, begun: Bytes) -> hyper::Result<()> {
         let unread = Unread::default();
-        let stream = Stream::new(socket, self.write_timeout, unread.clone());
+        let stream = Stream::new(socket, begun, self.write_timeout, unread.clone());
         let timer = HeadTimer::default();
         let mut alarm = Alarm::new(&timer, self.header_read_timeout);
         let mut http = self.http.clone();
         http.timer(timer);
+        let routes = self.routes.clone();
+        let service = service_fn(move |request: Request<Incoming>| {
+            let (routes, unread) = (routes.clone(), unread.clone());
+            async move {
+                let mut response = routes.handle(request.map(|body| unread.watch(body))).await;
+                if unread.is_set() {
+                    // Nobody can tell where the next request would begin.
+                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, Infallible>(response)
+            }
+        });
+        let mut connection = pin!(http.serve_connection(stream, service));
+        let mut woken = pin!(self.drain.woken());
+        let (mut registered, mut draining) = (false, false);
+        let ended = poll_fn(|cx| {
+            if !registered {
+                registered = true;
+                let _at_once = woken.as_mut().poll(cx);
+            }
+            if !draining && self.drain.has_begun() {
+                draining = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            alarm.poll(cx);
+            connection.as_mut().poll(cx)
+        });
+        ended.await
+    }
+}
 
-        async move {
-            let service = service_fn(move |request: Request<Incoming>| {
-                let (routes, unread) = (routes.clone(), unread.clone());
-                async move {
-                    let mut response = routes.handle(request.map(|body| unread.watch(body))).await;
-                    if unread.is_set() {
-                        // Nobody can tell where the next request would begin.
-                        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-                    }
-                    Ok::<_, Infallible>(response)
-                }
-            });
-            let mut connection = pin!(http.serve_connection(stream, service));
-            let mut woken = pin!(drain.woken());
-            let (mut registered, mut draining) = (false, false);
-            let ended = poll_fn(|cx| {
-                if !registered {
-                    registered = true;
-                    let _at_once = woken.as_mut().poll(cx);
-                }
-                if !draining && drain.has_begun() {
-                    draining = true;
-                    connection.as_mut().graceful_shutdown();
-                }
-                alarm.poll(cx);
-                connection.as_mut().poll(cx)
-            });
-            // Callers go away, send nonsense or fall silent every day: nobody needs to act.
-            if let Err(error) = ended.await {
-                tracing::debug!(error = &error as &dyn std::error::Error, "a connection ended early");
+/// What a caller speaks, and what was read to learn it.
+enum Spoken {
+    Http1(Bytes),
+    Http2(Bytes),
+}
+
+impl Spoken {
+    /// Reads until the bytes are those that HTTP/2 begins with, or can no longer become them. An error means that the
+    /// caller is gone.
+    async fn by(socket: &mut (impl AsyncRead + Unpin)) -> io::Result<Self> {
+        let mut begun = [0; http2::PREFACE.len()];
+        let mut count = 0;
+        while begun[..count] == http2::PREFACE[..count] {
+            if count == begun.len() {
+                return Ok(Self::Http2(Bytes::from_static(http2::PREFACE)));
+            }
+            match socket.read(&mut begun[count..]).await? {
+                0 if count == 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                0 => break,
+                read => count += read,
             }
         }
+        Ok(Self::Http1(Bytes::copy_from_slice(&begun[..count])))
     }
 }

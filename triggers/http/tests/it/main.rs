@@ -6,5 +6,6 @@ mod bounds;
 mod connections;
 mod drain;
 mod events;
+mod http2;
 mod reload;
 mod support;
