@@ -86,6 +86,13 @@ fn every_setting_of_the_engine_can_be_set() {
         max_header_bytes = 2048
         body_read_timeout_seconds = 1.5
         max_concurrent_streams = 17
+        trusted_proxies = ["10.0.0.0/8"]
+        client_header = "forwarded"
+        proxy_protocol = true
+        [engine.tls]
+        cert = "cert.pem"
+        key = "key.pem"
+        client_ca = "/etc/ca.pem"
         [engine.databases.shop]
         url = "sqlite:shop.db"
         read_only = true
@@ -136,7 +143,15 @@ fn every_setting_of_the_engine_can_be_set() {
             max_header_bytes: 2048,
             body_read_timeout: Duration::from_millis(1500),
             max_concurrent_streams: 17,
+            trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
+            client_header: ClientHeader::Forwarded,
+            proxy_protocol: true,
         },
+        tls: Some(TlsConfig {
+            cert: "/project/cert.pem".into(),
+            key: "/project/key.pem".into(),
+            client_ca: Some("/etc/ca.pem".into()),
+        }),
         databases: [(
             "shop".to_owned(),
             crate::databases::Settings {

@@ -78,6 +78,8 @@ pub(crate) enum Found {
 pub(crate) struct Hit {
     pub(crate) route: Arc<Route>,
     pub(crate) attributes: Vec<Attribute>,
+    /// Whom it is known to come from.
+    pub(crate) caller: Option<Box<str>>,
     pub(crate) in_flight: TaskTrackerToken,
 }
 
@@ -195,7 +197,7 @@ impl Routes {
                     Err(_) => return Found::Undecodable(name.clone()),
                 }
             }
-            return Found::Route(Hit { route: route.clone(), attributes, in_flight });
+            return Found::Route(Hit { route: route.clone(), attributes, caller: None, in_flight });
         }
     }
 }
@@ -209,7 +211,7 @@ impl Table {
 }
 
 fn attributes(head: &Parts, parameters: usize) -> Vec<Attribute> {
-    let mut attributes = Vec::with_capacity(4 + parameters);
+    let mut attributes = Vec::with_capacity(5 + parameters);
     attributes.push(("method".into(), head.method.as_str().to_owned()));
     attributes.push(("path".into(), head.uri.path().to_owned()));
     if let Some(query) = head.uri.query() {

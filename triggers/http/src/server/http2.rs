@@ -25,6 +25,7 @@ use tokio_util::task::TaskTracker;
 
 use super::ServerConfig;
 use super::drain::Drain;
+use crate::peer::Peer;
 use crate::routes::Routes;
 
 /// What a caller begins an HTTP/2 connection with.
@@ -85,18 +86,18 @@ impl Bounds {
 
 /// Serves a connection until it is closed. Each request is a task of its own, so that one that computes does not keep
 /// the others' frames waiting.
-pub(super) async fn serve<IO>(io: IO, routes: Routes, drain: &Drain, bounds: Bounds) -> hyper::Result<()>
+pub(super) async fn serve<IO>(io: IO, routes: Routes, peer: Peer, drain: &Drain, bounds: Bounds) -> hyper::Result<()>
 where
     IO: Read + Write + Unpin + Send,
 {
     let book = Arc::new(Book::default());
     let streams = Streams(TaskTracker::new());
-    let entries = book.clone();
+    let (entries, peer) = (book.clone(), Arc::new(peer));
     let service = service_fn(move |request: Request<Incoming>| {
-        let (routes, entry) = (routes.clone(), entries.enter());
+        let (routes, peer, entry) = (routes.clone(), peer.clone(), entries.enter());
         async move {
             let head = request.method() == Method::HEAD;
-            let response = routes.handle(request).await;
+            let response = routes.answer(request, Some(&peer)).await;
             let bodyless = head || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
             Ok::<_, Infallible>(paced(response, bodyless, entry))
         }

@@ -3,9 +3,11 @@
 mod answers;
 mod asynchronous;
 mod bounds;
+mod clients;
 mod connections;
 mod drain;
 mod events;
 mod http2;
 mod reload;
 mod support;
+mod tls;

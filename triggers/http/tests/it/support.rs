@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Request};
 use http_body_util::{BodyExt as _, Full};
 use serde_json::Value;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -148,15 +148,23 @@ pub(crate) fn request(method: &str, uri: &str, headers: &[(&str, &str)], body: &
     request.body(Full::new(Bytes::from_static(body.as_bytes()))).unwrap()
 }
 
+/// What a caller may speak over.
+pub(crate) trait Socket: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Socket for S {}
+
 /// A caller's end of a connection.
 pub(crate) struct Caller {
-    socket: TcpStream,
+    socket: Box<dyn Socket>,
     buffer: Vec<u8>,
 }
 
 impl Caller {
     pub(crate) async fn connect(listener: &Listener) -> Self {
-        Self { socket: TcpStream::connect(listener.addr).await.unwrap(), buffer: Vec::new() }
+        Self::over(TcpStream::connect(listener.addr).await.unwrap())
+    }
+
+    pub(crate) fn over(socket: impl Socket + 'static) -> Self {
+        Self { socket: Box::new(socket), buffer: Vec::new() }
     }
 
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
@@ -239,6 +247,11 @@ impl Caller {
                 Err(error) => panic!("{error}"),
             }
         }
+    }
+
+    /// Whether the connection ends, in whatever way, without an answer.
+    pub(crate) async fn refused(&mut self) -> bool {
+        !matches!(in_time("an answer or the end", self.socket.read_buf(&mut self.buffer)).await, Ok(1..))
     }
 
     /// Waits until the other side has closed; nothing may come before.
