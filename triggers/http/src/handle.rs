@@ -20,7 +20,7 @@ use crate::problem::Problem;
 use crate::request_id::{RequestId, X_REQUEST_ID, is_visible};
 use crate::routes::{Found, Hit, Route, Routes};
 use crate::stream::{self, Begun, ResponseBody};
-use crate::{answer, invocations};
+use crate::{answer, cors, invocations};
 
 static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 static SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
@@ -51,11 +51,16 @@ impl Routes {
     {
         let (head, body) = request.into_parts();
         let mut id = RequestId::of(&head.headers);
+        // What a browser is told beside the answer, whatever that is.
+        let mut told = None;
         let reply = if invocations::is_reserved(head.uri.path()) {
             invocations::answer(self, &head).await.map(whole)
+        } else if let Some(preflight) = self.preflight(&head).await {
+            Ok(preflight)
         } else {
-            match self.find(&head).await {
+            match self.find(&head, &head.method).await {
                 Found::Route(mut hit) => {
+                    told = hit.route.cors.as_ref().map(|cors| cors.with_answer(&head.headers));
                     if let Some(peer) = peer {
                         hit.attributes.push(("client".into(), peer.client(&head.headers)));
                         hit.caller = peer.subject.clone();
@@ -69,7 +74,20 @@ impl Routes {
         let id = id.into_value();
         let mut response = reply.unwrap_or_else(|problem| whole(problem.respond(&id)));
         response.headers_mut().insert(&X_REQUEST_ID, id);
+        if let Some(told) = told {
+            cors::tell(response.headers_mut(), told);
+        }
         response
+    }
+
+    /// The answer to a browser that asks whether a page of another origin may call a route, if that has a say in it.
+    async fn preflight(&self, head: &Parts) -> Option<Response<ResponseBody>> {
+        let asked = cors::preflight(head)?;
+        let Found::Route(hit) = self.find(head, &asked).await else { return None };
+        let mut response = whole(Response::new(Full::default()));
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        *response.headers_mut() = hit.route.cors.as_ref()?.with_preflight(&head.headers, &asked);
+        Some(response)
     }
 
     async fn run<B>(&self, hit: Hit, head: Parts, body: B, id: &mut RequestId) -> Reply

@@ -15,7 +15,9 @@
 
 mod answer;
 mod body;
+mod conditions;
 mod config;
+mod cors;
 mod handle;
 mod invocations;
 mod pattern;
@@ -30,6 +32,7 @@ mod trees;
 mod trigger;
 
 pub use config::{Config, Methods, Mode};
+pub use cors::CorsSection;
 pub use peer::{ForwardHeader, Trust};
 pub use routes::Routes;
 pub use server::{Certificates, Error, Server, ServerConfig, TlsError, TlsFiles};

@@ -9,5 +9,6 @@ mod drain;
 mod events;
 mod http2;
 mod reload;
+mod routing;
 mod support;
 mod tls;
