@@ -14,6 +14,7 @@ mod engine;
 mod function;
 mod hosts;
 mod housekeeping;
+mod http;
 mod names;
 mod report;
 mod schema;
@@ -35,9 +36,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
-use trigger_core::{Problem, Step};
+use trigger_core::{Network, Problem, Step};
 
-use crate::egress::Network;
 use crate::functions::Definition;
 use crate::kinds::Kinds;
 use crate::secrets::SecretSource;
@@ -47,6 +47,7 @@ use source::Parsed;
 use validate::{At, Found, Validator};
 
 pub use hosts::KvConfig;
+pub use http::{ClientHeader, HttpConfig, TlsConfig};
 pub use report::{Mistake, Report};
 pub use schema::schema;
 pub use secret::Secret;
@@ -119,6 +120,8 @@ pub struct EngineConfig {
     pub egress_networks: Vec<Network>,
     /// The public listener's bounds.
     pub http: HttpConfig,
+    /// The public listener's certificate.
+    pub tls: Option<TlsConfig>,
     /// Databases that guests may use, by name.
     pub databases: BTreeMap<String, crate::databases::Settings>,
 }
@@ -207,19 +210,6 @@ pub struct TracesConfig {
     pub max_rows: u64,
 }
 
-/// The public listener's bounds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HttpConfig {
-    /// Connections open at once.
-    pub max_connections: usize,
-    /// Time for a request's headers.
-    pub header_read_timeout: Duration,
-    /// The largest request line and headers together.
-    pub max_header_bytes: usize,
-    /// Time for a request's body.
-    pub body_read_timeout: Duration,
-}
-
 /// A manifest's text, parsed.
 pub struct Document {
     name: String,
@@ -282,6 +272,7 @@ impl Document {
         let engine = engine::read(value.get_mut("engine").map(Value::take), &self.directory, &mut found);
         if self.on_disk {
             hosts::look_for(&engine.secrets, &mut found);
+            engine.tls.iter().for_each(|tls| http::look_for(tls, &mut found));
         }
         let functions = function::read_all(self, value.get_mut("functions"), &engine, kinds, &mut found);
         if found.len() == 0 && self.parsed.problems.is_empty() {

@@ -16,9 +16,9 @@ use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper_util::client::legacy::Client;
 use parking_lot::Mutex;
+use trigger_core::Network;
 use uuid::Uuid;
 
-pub use address::Network;
 pub use connect::{Connector, Prohibited, Resolver, SystemResolver};
 pub use grant::{Grant, Target, TargetError};
 

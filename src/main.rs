@@ -15,6 +15,8 @@ use tripline::bus;
 use tripline::cli::announce::{Addresses, announce};
 use tripline::cli::{self, Cli, Command, SchedulesCommand, check};
 use tripline::config::{BusConfig, Document, EngineConfig, Manifest, Report};
+#[cfg(feature = "http")]
+use tripline::config::{ClientHeader, TlsConfig};
 use tripline::engine::{Engine, Error as EngineError, Sources, executor_config, read_modules};
 use tripline::executor::{ExecutorConfig, Machine, ModuleError, ModuleSource, WasmExecutor};
 use tripline::functions::Digest;
@@ -244,6 +246,8 @@ async fn serve(
         admin: admin.local_addr(),
     };
     #[cfg(feature = "http")]
+    let certificates = public.certificates();
+    #[cfg(feature = "http")]
     servers.spawn(public.run(stop_taking.clone(), cut.clone()));
     let (admin_engine, admin_stop) = (engine.clone(), stop_admin.clone());
     servers.spawn(async move {
@@ -253,7 +257,13 @@ async fn serve(
     });
     announce(&engine, addresses);
 
-    work(&engine, dev).await?;
+    let hung_up = async || {
+        #[cfg(feature = "http")]
+        if let Some(certificates) = &certificates {
+            certificates.renew().await;
+        }
+    };
+    work(&engine, dev, hung_up).await?;
 
     tracing::info!("stopping: what is under way may end; a second signal exits at once");
     stop_taking.cancel();
@@ -277,8 +287,8 @@ async fn serve(
     }
 }
 
-/// Works until a signal asks to stop; takes changes in meanwhile.
-async fn work(engine: &Arc<Engine>, dev: bool) -> anyhow::Result<()> {
+/// Works until a signal asks to stop; takes changes in meanwhile. `hung_up` is what SIGHUP means beside that.
+async fn work(engine: &Arc<Engine>, dev: bool, hung_up: impl AsyncFn()) -> anyhow::Result<()> {
     let mut stop = stop_signals()?;
     let mut hang_up = signal(SignalKind::hangup()).context("cannot listen to SIGHUP")?;
     let mut watch = if dev { Some(Watch::new().context("cannot watch files")?) } else { None };
@@ -296,7 +306,7 @@ async fn work(engine: &Arc<Engine>, dev: bool) -> anyhow::Result<()> {
         tokio::select! {
             () = stop.next() => return Ok(()),
             () = changed => {}
-            _ = hang_up.recv() => {}
+            _ = hang_up.recv() => hung_up().await,
         }
         reload(engine).await;
     }
@@ -346,6 +356,20 @@ fn http_config(config: &EngineConfig) -> trigger_http::ServerConfig {
         header_read_timeout: config.http.header_read_timeout,
         max_header_bytes: config.http.max_header_bytes,
         body_read_timeout: config.http.body_read_timeout,
+        max_concurrent_streams: config.http.max_concurrent_streams,
+        trust: trigger_http::Trust {
+            proxies: config.http.trusted_proxies.clone(),
+            header: match config.http.client_header {
+                ClientHeader::XForwardedFor => trigger_http::ForwardHeader::XForwardedFor,
+                ClientHeader::Forwarded => trigger_http::ForwardHeader::Forwarded,
+            },
+            proxy_protocol: config.http.proxy_protocol,
+        },
+        tls: config.tls.clone().map(|TlsConfig { cert, key, client_ca }| trigger_http::TlsFiles {
+            cert,
+            key,
+            client_ca,
+        }),
         ..trigger_http::ServerConfig::default()
     }
 }

@@ -13,10 +13,9 @@ use trigger_core::Step;
 use super::databases::DatabaseSection;
 use super::hosts::{self, EgressSection, KvSection, SecretsSection};
 use super::housekeeping::{DeadLettersSection, HousekeepingSection};
+use super::http::{HttpSection, TlsSection};
 use super::validate::{Found, Validator, below};
-use super::{
-    BusConfig, EngineConfig, HttpConfig, Secret, StoreConfig, Synchronous, TracesConfig, names, servers, words,
-};
+use super::{BusConfig, EngineConfig, Secret, StoreConfig, Synchronous, TracesConfig, names, servers, words};
 use crate::databases;
 use crate::kinds::inline_schema;
 use crate::store::postgres::{ParseError, PostgresSettings};
@@ -82,8 +81,11 @@ pub(super) struct EngineSection {
     secrets: SecretsSection,
     /// What guests' requests may reach beside public addresses.
     egress: EgressSection,
-    /// The public listener's bounds.
+    /// The public listener's bounds, and whom it believes.
     http: HttpSection,
+    /// The public listener's certificate: with it the listener speaks TLS and nothing else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls: Option<TlsSection>,
     /// Databases that guests may use, by name.
     databases: BTreeMap<String, DatabaseSection>,
 }
@@ -104,25 +106,6 @@ struct TracesSection {
     /// How many rows are kept.
     #[schemars(range(min = 1, max = 1_000_000_000))]
     max_rows: u64,
-}
-
-/// The public listener's bounds.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-struct HttpSection {
-    /// Connections open at once; further ones wait in the kernel's backlog.
-    #[schemars(range(min = 1, max = 1_000_000))]
-    max_connections: u32,
-    /// Time for a request's headers, counted from the end of the request before: also how long an idle connection is
-    /// kept.
-    #[schemars(range(min = 0.001, max = 86_400))]
-    header_read_timeout_seconds: f64,
-    /// The largest request line and headers together.
-    #[schemars(range(min = 1024, max = 1_048_576))]
-    max_header_bytes: u32,
-    /// Time for a request's whole body.
-    #[schemars(range(min = 0.001, max = 86_400))]
-    body_read_timeout_seconds: f64,
 }
 
 impl Default for EngineSection {
@@ -151,6 +134,7 @@ impl Default for EngineSection {
             secrets: SecretsSection::default(),
             egress: EgressSection::default(),
             http: HttpSection::default(),
+            tls: None,
             databases: BTreeMap::new(),
         }
     }
@@ -159,17 +143,6 @@ impl Default for EngineSection {
 impl Default for TracesSection {
     fn default() -> Self {
         Self { ring: 10_000, ok_rows_per_second: 500, keep_days: 7.0, max_rows: 1_000_000 }
-    }
-}
-
-impl Default for HttpSection {
-    fn default() -> Self {
-        Self {
-            max_connections: 10_000,
-            header_read_timeout_seconds: 30.0,
-            max_header_bytes: 32 << 10,
-            body_read_timeout_seconds: 60.0,
-        }
     }
 }
 
@@ -198,7 +171,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn read(&mut self, section: EngineSection) -> EngineConfig {
         let defaults = EngineSection::default();
-        let EngineSection { traces, http, .. } = &section;
+        let traces = &section.traces;
         let (listen, admin_listen) = self.addresses(&section);
         let namespace = match names::check("a namespace", &section.namespace) {
             Ok(()) => section.namespace.clone(),
@@ -236,12 +209,8 @@ impl Reader<'_> {
             kv: section.kv.meant(),
             secrets: hosts::secrets(&section.secrets, self.directory, self.found),
             egress_networks: section.egress.meant(self.found),
-            http: HttpConfig {
-                max_connections: http.max_connections as usize,
-                header_read_timeout: seconds(http.header_read_timeout_seconds),
-                max_header_bytes: http.max_header_bytes as usize,
-                body_read_timeout: seconds(http.body_read_timeout_seconds),
-            },
+            http: section.http.meant(self.found),
+            tls: section.tls.as_ref().map(|tls| tls.meant(self.directory)),
             databases: self.databases(&section.databases),
         }
     }
@@ -354,7 +323,7 @@ fn local(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
-fn seconds(seconds: f64) -> Duration {
+pub(super) fn seconds(seconds: f64) -> Duration {
     // The schema has bounded it; what it could not is no reason to panic.
     Duration::try_from_secs_f64(seconds).unwrap_or_default()
 }

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use trigger_core::Network;
 
 use super::validate::Found;
 use super::{names, words};
-use crate::egress::Network;
 use crate::secrets::SecretSource;
 use crate::store::KvLimits;
 
@@ -120,19 +120,23 @@ pub(super) struct EgressSection {
 }
 
 impl EgressSection {
-    /// The networks; what is none is left out.
     pub(super) fn meant(&self, found: &mut Found) -> Vec<Network> {
-        let mut networks = Vec::new();
-        for (index, text) in self.allow_networks.iter().enumerate() {
-            match text.parse() {
-                Ok(network) => networks.push(network),
-                Err(why) => {
-                    let path = vec!["engine".into(), "egress".into(), "allow_networks".into(), index.into()];
-                    let message = format!("{} is not a network: {why}", words::quoted(text));
-                    found.value(path, message, "write it like \"10.1.0.0/16\" or \"fd00::/8\"");
-                }
+        networks(&self.allow_networks, ["egress", "allow_networks"], found)
+    }
+}
+
+/// The networks of a list in the `[engine]` section; what is none is left out.
+pub(super) fn networks(typed: &[String], key: [&'static str; 2], found: &mut Found) -> Vec<Network> {
+    let mut networks = Vec::new();
+    for (index, text) in typed.iter().enumerate() {
+        match text.parse() {
+            Ok(network) => networks.push(network),
+            Err(why) => {
+                let path = vec!["engine".into(), key[0].into(), key[1].into(), index.into()];
+                let message = format!("{} is not a network: {why}", words::quoted(text));
+                found.value(path, message, "write it like \"10.1.0.0/16\" or \"fd00::/8\"");
             }
         }
-        networks
     }
+    networks
 }

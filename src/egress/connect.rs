@@ -12,9 +12,9 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_util::task::TaskTracker;
 use tower_service::Service;
-use trigger_core::BoxFuture;
+use trigger_core::{BoxFuture, Network};
 
-use super::address::{self, Network};
+use super::address;
 use super::{BoxError, Target};
 
 /// How long one connection may take to be made.

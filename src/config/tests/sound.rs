@@ -27,6 +27,7 @@ fn an_empty_manifest_is_sound_and_has_every_default() {
             (http.max_connections, http.header_read_timeout, http.max_header_bytes, http.body_read_timeout),
             (server.max_connections, server.header_read_timeout, server.max_header_bytes, server.body_read_timeout)
         );
+        assert_eq!(http.max_concurrent_streams, server.max_concurrent_streams);
     }
     let traces = crate::traces::WriterSettings::default();
     assert_eq!(engine.traces.ok_rows_per_second, traces.ok_rows_per_second);
@@ -84,6 +85,14 @@ fn every_setting_of_the_engine_can_be_set() {
         header_read_timeout_seconds = 11
         max_header_bytes = 2048
         body_read_timeout_seconds = 1.5
+        max_concurrent_streams = 17
+        trusted_proxies = ["10.0.0.0/8"]
+        client_header = "forwarded"
+        proxy_protocol = true
+        [engine.tls]
+        cert = "cert.pem"
+        key = "key.pem"
+        client_ca = "/etc/ca.pem"
         [engine.databases.shop]
         url = "sqlite:shop.db"
         read_only = true
@@ -133,7 +142,16 @@ fn every_setting_of_the_engine_can_be_set() {
             header_read_timeout: Duration::from_secs(11),
             max_header_bytes: 2048,
             body_read_timeout: Duration::from_millis(1500),
+            max_concurrent_streams: 17,
+            trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
+            client_header: ClientHeader::Forwarded,
+            proxy_protocol: true,
         },
+        tls: Some(TlsConfig {
+            cert: "/project/cert.pem".into(),
+            key: "/project/key.pem".into(),
+            client_ca: Some("/etc/ca.pem".into()),
+        }),
         databases: [(
             "shop".to_owned(),
             crate::databases::Settings {

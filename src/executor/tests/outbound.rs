@@ -11,9 +11,10 @@ use axum::routing::any;
 use axum::serve::ListenerExt as _;
 use http::{StatusCode, header};
 use tokio_util::task::AbortOnDropHandle;
+use trigger_core::Network;
 
 use super::*;
-use crate::egress::{Egress, Network, Resolver};
+use crate::egress::{Egress, Resolver};
 use crate::executor::{Machine, Services};
 
 /// A server on this machine that counts its connections.

@@ -1,5 +1,6 @@
 //! The section of an HTTP trigger in the manifest: its keys, their defaults, and every mistake in it.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -8,7 +9,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 use trigger_core::{Problems, Terms};
 
-use crate::pattern::Pattern;
+use crate::conditions::{Conditions, Host};
+use crate::cors::CorsSection;
+use crate::pattern::{Mistake, Pattern};
 
 /// The largest `max_body_bytes` of a body that is held in memory until its function has run.
 const MAX_BODY_BYTES: u64 = 64 * 1024 * 1024;
@@ -61,6 +64,18 @@ pub struct Config {
     #[serde(default = "default_retry_within_seconds", deserialize_with = "bounded_within")]
     #[schemars(range(min = 0, max = 300))]
     pub retry_within_seconds: u32,
+    /// The host served: `"api.example.com"`, or `"*.example.com"` for all below one; without it every host. A route
+    /// with a host goes before one without, and the longer name first.
+    pub host: Option<String>,
+    /// Headers that a request must have, each with this value, or with any for `"*"`: `{ "x-github-event" = "push" }`.
+    /// Of several routes for the same paths the one with more conditions is asked first.
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+    /// Parameters of the query that a request must have, in the same way.
+    #[serde(default)]
+    pub query: BTreeMap<String, String>,
+    /// Which pages of other origins may call the route; without it browsers let none.
+    pub cors: Option<CorsSection>,
 }
 
 /// The methods of a route, as typed.
@@ -264,26 +279,63 @@ impl Config {
             let message = "what was streamed cannot be tried again";
             problems.add("retry_count", message, "leave it out, or choose mode = \"sync\"");
         }
+        if let Err(mistake) = self.host() {
+            problems.add("host", mistake.message, mistake.help);
+        }
+        for (key, mistake) in self.conditions().err().into_iter().flatten() {
+            problems.add(key, mistake.message, mistake.help);
+        }
+        if let Some(cors) = &self.cors {
+            cors.check(problems);
+        }
+    }
+
+    pub(crate) fn host(&self) -> Result<Host, Mistake> {
+        self.host.as_deref().map(Host::parse).transpose().map(Option::unwrap_or_default)
+    }
+
+    pub(crate) fn conditions(&self) -> Result<Conditions, Vec<(&'static str, Mistake)>> {
+        Conditions::parse(&self.headers, &self.query)
     }
 
     /// Why two routes cannot both exist. Sections that `check` refuses conflict with nothing.
     pub(crate) fn conflict(&self, other: &Config) -> Option<String> {
         let shared = self.method.read().ok()?.shared_with(&other.method.read().ok()?)?;
-        let patterns = (Pattern::parse(&self.path).ok()?, Pattern::parse(&other.path).ok()?);
-        patterns.0.excludes(&patterns.1).then(|| match self.path == other.path {
+        let (one, two) = (Pattern::parse(&self.path).ok()?, Pattern::parse(&other.path).ok()?);
+        if self.host().ok()? != other.host().ok()? || !one.excludes(&two) {
+            return None;
+        }
+        let conditions = (self.conditions().ok()?, other.conditions().ok()?);
+        if one.shape() != two.shape() {
+            return Some(format!("both serve {shared}, and {} and {} match the same paths", self.path, other.path));
+        }
+        if conditions.0.rank() != conditions.1.rank() || conditions.0.excludes(&conditions.1) {
+            return None;
+        }
+        let told = match self.path == other.path {
             true => format!("both serve {shared} {}", self.path),
             false => format!("both serve {shared}, and {} and {} match the same paths", self.path, other.path),
+        };
+        Some(match conditions.0.rank() {
+            0 => told,
+            _ => format!("{told}; a request may meet the conditions of both, and neither has more of them"),
         })
     }
 
     /// `POST /orders/{id}`, `GET,POST /orders (async)`.
     pub(crate) fn describe(&self) -> String {
-        let methods = self.method.typed().join(",");
-        match self.mode {
-            Mode::Sync => format!("{methods} {}", self.path),
-            Mode::Async => format!("{methods} {} (async)", self.path),
-            Mode::Stream => format!("{methods} {} (stream)", self.path),
+        let mut text = format!("{} {}{}", self.method.typed().join(","), self.host.as_deref().unwrap_or(""), self.path);
+        for (mark, table) in [("", &self.headers), ("?", &self.query)] {
+            for (name, value) in table {
+                let _infallible = write!(text, " if {mark}{name}={value}");
+            }
         }
+        text.push_str(match self.mode {
+            Mode::Sync => "",
+            Mode::Async => " (async)",
+            Mode::Stream => " (stream)",
+        });
+        text
     }
 }
 
@@ -399,6 +451,44 @@ mod tests {
         assert_eq!(
             mode("stream", 1, 1),
             ["retry_count: what was streamed cannot be tried again; leave it out, or choose mode = \"sync\""]
+        );
+    }
+
+    #[test]
+    fn routes_are_told_apart_by_host_and_conditions() {
+        let with = |more: serde_json::Value| {
+            let mut json = serde_json::json!({ "method": "POST", "path": "/hook/{id}" });
+            json.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            config(json)
+        };
+        let push = with(serde_json::json!({ "host": "a.example", "headers": { "x-event": "push" } }));
+        assert_eq!(push.describe(), "POST a.example/hook/{id} if x-event=push");
+        assert_eq!(problems(&push), Vec::<String>::new());
+        for (other, conflict) in [
+            (serde_json::json!({ "headers": { "x-event": "push" } }), false),
+            (serde_json::json!({ "host": "*.example", "headers": { "x-event": "push" } }), false),
+            (serde_json::json!({ "host": "A.Example" }), false),
+            (serde_json::json!({ "host": "A.Example", "headers": { "X-Event": "pull" } }), false),
+            (serde_json::json!({ "host": "A.Example", "headers": { "X-Event": "*" } }), false),
+            (serde_json::json!({ "host": "A.Example", "headers": { "X-Event": "push" } }), true),
+            (serde_json::json!({ "host": "a.example", "query": { "v": "2" } }), true),
+            (serde_json::json!({ "host": "a.example", "query": { "v": "2" }, "path": "/hook/{*rest}" }), true),
+        ] {
+            let other = with(other);
+            assert_eq!(
+                (push.conflict(&other).is_some(), other.conflict(&push).is_some()),
+                (conflict, conflict),
+                "{other:?}"
+            );
+        }
+        let both = with(serde_json::json!({ "host": "a.example", "query": { "v": "2" } }));
+        let told = push.conflict(&both).unwrap();
+        assert!(told.starts_with("both serve POST /hook/{id}; a request may meet"), "{told}");
+        let bad = with(serde_json::json!({ "host": "a:1", "headers": { "a b": "" }, "cors": { "origins": [] } }));
+        let told = problems(&bad);
+        assert_eq!(
+            told.iter().map(|told| told.split(':').next().unwrap()).collect::<Vec<_>>(),
+            ["host", "headers", "cors"]
         );
     }
 

@@ -14,12 +14,13 @@ use trigger_core::{Accepted, Attribute, BodyError, Custody, Headers, InvocationC
 
 use crate::body::{self, Error};
 use crate::config::Mode;
+use crate::peer::Peer;
 use crate::prefer::Wait;
 use crate::problem::Problem;
 use crate::request_id::{RequestId, X_REQUEST_ID, is_visible};
 use crate::routes::{Found, Hit, Route, Routes};
 use crate::stream::{self, Begun, ResponseBody};
-use crate::{answer, invocations};
+use crate::{answer, cors, invocations};
 
 static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 static SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
@@ -30,22 +31,42 @@ type Whole = Result<Response<Full<Bytes>>, Problem>;
 type Reply = Result<Response<ResponseBody>, Problem>;
 
 impl Routes {
-    /// Answers one request. The listener calls this for every request it takes; a test or a benchmark can call it
-    /// without a socket. The response to HEAD still has its body here, as it is the listener that keeps it back.
+    /// Answers one request that came over no connection: a test's or a benchmark's.
+    pub async fn handle<B>(&self, request: Request<B>) -> Response<ResponseBody>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BodyError>,
+    {
+        self.answer(request, None).await
+    }
+
+    /// Answers one request; the listener calls this for every one it takes. The response to HEAD still has its body
+    /// here, as it is the listener that keeps it back.
     ///
     /// Dropping the future cancels the attempt it waits for.
-    pub async fn handle<B>(&self, request: Request<B>) -> Response<ResponseBody>
+    pub(crate) async fn answer<B>(&self, request: Request<B>, peer: Option<&Peer>) -> Response<ResponseBody>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BodyError>,
     {
         let (head, body) = request.into_parts();
         let mut id = RequestId::of(&head.headers);
+        // What a browser is told beside the answer, whatever that is.
+        let mut told = None;
         let reply = if invocations::is_reserved(head.uri.path()) {
             invocations::answer(self, &head).await.map(whole)
+        } else if let Some(preflight) = self.preflight(&head).await {
+            Ok(preflight)
         } else {
-            match self.find(&head).await {
-                Found::Route(hit) => self.run(hit, head, body, &mut id).await,
+            match self.find(&head, &head.method).await {
+                Found::Route(mut hit) => {
+                    told = hit.route.cors.as_ref().map(|cors| cors.with_answer(&head.headers));
+                    if let Some(peer) = peer {
+                        hit.attributes.push(("client".into(), peer.client(&head.headers)));
+                        hit.caller = peer.subject.clone();
+                    }
+                    self.run(hit, head, body, &mut id).await
+                }
                 Found::Undecodable(parameter) => Err(undecodable(&parameter)),
                 Found::Missing(methods) => self.missing(&head.method, &methods).map(whole),
             }
@@ -53,7 +74,20 @@ impl Routes {
         let id = id.into_value();
         let mut response = reply.unwrap_or_else(|problem| whole(problem.respond(&id)));
         response.headers_mut().insert(&X_REQUEST_ID, id);
+        if let Some(told) = told {
+            cors::tell(response.headers_mut(), told);
+        }
         response
+    }
+
+    /// The answer to a browser that asks whether a page of another origin may call a route, if that has a say in it.
+    async fn preflight(&self, head: &Parts) -> Option<Response<ResponseBody>> {
+        let asked = cors::preflight(head)?;
+        let Found::Route(hit) = self.find(head, &asked).await else { return None };
+        let mut response = whole(Response::new(Full::default()));
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        *response.headers_mut() = hit.route.cors.as_ref()?.with_preflight(&head.headers, &asked);
+        Some(response)
     }
 
     async fn run<B>(&self, hit: Hit, head: Parts, body: B, id: &mut RequestId) -> Reply
@@ -64,7 +98,7 @@ impl Routes {
         if hit.route.mode == Mode::Stream {
             return Box::pin(self.stream(hit, head, body, id)).await;
         }
-        let Hit { route, attributes, in_flight: _until_answered } = hit;
+        let Hit { route, attributes, caller, in_flight: _until_answered } = hit;
         let (key, wait) = match route.mode {
             Mode::Sync | Mode::Stream => (None, None),
             Mode::Async => (idempotency_key(&head.headers)?, Wait::of(&head.headers, route.max_wait_seconds)),
@@ -79,6 +113,7 @@ impl Routes {
             Mode::Async => Custody::Engine,
         };
         let mut event = event(&route, custody, payload, head, attributes, id);
+        event.caller = caller;
         event.idempotency_key = key;
         event.terms = route.retries.map(|retries| retries.terms(event.received_at));
         let (invocation_id, received) = (event.invocation_id, event.received);
@@ -109,12 +144,13 @@ impl Routes {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BodyError>,
     {
-        let Hit { route, attributes, in_flight } = hit;
+        let Hit { route, attributes, caller, in_flight } = hit;
         if body.size_hint().lower() > route.max_body_bytes {
             return Err(unread(Error::TooLarge, route.max_body_bytes));
         }
         let method = head.method.clone();
-        let event = event(&route, Custody::Caller, Bytes::new(), head, attributes, id);
+        let mut event = event(&route, Custody::Caller, Bytes::new(), head, attributes, id);
+        event.caller = caller;
         let invocation_id = event.invocation_id;
         match stream::begin(route, in_flight, event, &method, body, self.body_read_timeout()).await {
             Begun::Response(response) => answer::of_guest(response),

@@ -15,10 +15,13 @@
 
 mod answer;
 mod body;
+mod conditions;
 mod config;
+mod cors;
 mod handle;
 mod invocations;
 mod pattern;
+mod peer;
 mod prefer;
 mod problem;
 mod request_id;
@@ -29,7 +32,9 @@ mod trees;
 mod trigger;
 
 pub use config::{Config, Methods, Mode};
+pub use cors::CorsSection;
+pub use peer::{ForwardHeader, Trust};
 pub use routes::Routes;
-pub use server::{Error, Server, ServerConfig};
+pub use server::{Certificates, Error, Server, ServerConfig, TlsError, TlsFiles};
 pub use stream::ResponseBody;
 pub use trigger::{Bound, Http};

@@ -9,8 +9,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use http::Method;
 use http::request::Parts;
-use http::{Method, header};
 use percent_encoding::percent_decode_str;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -18,9 +18,11 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use trigger_core::{Attribute, Dispatch, TriggerContext};
 
+use crate::conditions::{self, Conditions, Host};
 use crate::config::{Mode, Retries, Served};
+use crate::cors::Cors;
 use crate::pattern::Pattern;
-use crate::trees::Trees;
+use crate::trees::{Claim, Hosts};
 
 /// How long a request that no route takes waits for triggers that are bound and about to run.
 const STARTING_WAIT: Duration = Duration::from_secs(1);
@@ -48,13 +50,16 @@ struct Table {
     /// The engine, for callers who ask how their invocation stands. It comes with the triggers and outlives them here,
     /// so that a result can be read after its trigger is gone.
     dispatch: Option<Arc<dyn Dispatch>>,
-    trees: OnceLock<Trees<Arc<Route>>>,
+    trees: OnceLock<Hosts<Arc<Route>>>,
 }
 
 /// One running trigger.
 pub(crate) struct Route {
+    pub(crate) host: Host,
     pub(crate) served: Served,
     pub(crate) pattern: Pattern,
+    pub(crate) conditions: Conditions,
+    pub(crate) cors: Option<Cors>,
     pub(crate) mode: Mode,
     pub(crate) max_body_bytes: u64,
     pub(crate) max_wait_seconds: u32,
@@ -78,6 +83,8 @@ pub(crate) enum Found {
 pub(crate) struct Hit {
     pub(crate) route: Arc<Route>,
     pub(crate) attributes: Vec<Attribute>,
+    /// Whom it is known to come from.
+    pub(crate) caller: Option<Box<str>>,
     pub(crate) in_flight: TaskTrackerToken,
 }
 
@@ -156,13 +163,13 @@ impl Routes {
         route.in_flight.close();
     }
 
-    /// The route for a request. Where there is none while triggers are starting, waits for them: during a reload the
+    /// The route for a request, if it had this method. Where there is none while triggers are starting, waits for them: during a reload the
     /// old trigger may stop a moment before the new one runs, and no caller should notice.
-    pub(crate) async fn find(&self, head: &Parts) -> Found {
-        match self.find_now(head) {
+    pub(crate) async fn find(&self, head: &Parts, method: &Method) -> Found {
+        match self.find_now(head, method) {
             Found::Missing(_) if *self.shared.starting.borrow() > 0 => {
                 self.started().await;
-                self.find_now(head)
+                self.find_now(head, method)
             }
             found => found,
         }
@@ -174,53 +181,76 @@ impl Routes {
         let _in_time = tokio::time::timeout(STARTING_WAIT, starting.wait_for(|triggers| *triggers == 0)).await;
     }
 
-    fn find_now(&self, head: &Parts) -> Found {
+    fn find_now(&self, head: &Parts, method: &Method) -> Found {
         let path = head.uri.path();
         loop {
             let table = self.shared.table.load();
-            let trees = table.trees();
-            let Some(found) = trees.at(&head.method, path) else {
-                return Found::Missing(trees.methods(path).into_iter().cloned().collect());
+            let hosts = table.trees();
+            let host = if hosts.are_all_alike() { None } else { conditions::host(head) };
+            let at = hosts.of(host.as_deref()).filter_map(|trees| trees.at(method, path));
+            let met = at.map(|found| {
+                let route = found.value.iter().find(|route| route.conditions.are_met_by(head));
+                (found.params, route)
+            });
+            let mut unmet = false;
+            let mut met = met.inspect(|(_, route)| unmet |= route.is_none());
+            let Some((params, route)) = met.find_map(|(params, route)| Some((params, route?))) else {
+                drop(met);
+                // The method is served, only not for such a request.
+                if unmet {
+                    return Found::Missing(Vec::new());
+                }
+                let mut methods: Vec<&Method> =
+                    hosts.of(host.as_deref()).flat_map(|trees| trees.methods(path)).collect();
+                methods.sort_unstable_by_key(|method| method.as_str());
+                methods.dedup();
+                return Found::Missing(methods.into_iter().cloned().collect());
             };
-            let route = found.value;
             let in_flight = route.in_flight.token();
             if route.in_flight.is_closed() {
                 // It left the table after we read the table. The token came too late to be waited for, so look again.
                 continue;
             }
-            let mut attributes = attributes(head, found.params.len());
-            for (name, (_, value)) in route.pattern.attributes().iter().zip(found.params.iter()) {
+            let mut attributes = attributes(head, params.len());
+            for (name, (_, value)) in route.pattern.attributes().iter().zip(params.iter()) {
                 match percent_decode_str(value).decode_utf8() {
                     Ok(value) => attributes.push((name.clone().into(), value.into_owned())),
                     Err(_) => return Found::Undecodable(name.clone()),
                 }
             }
-            return Found::Route(Hit { route: route.clone(), attributes, in_flight });
+            return Found::Route(Hit { route: route.clone(), attributes, caller: None, in_flight });
         }
     }
 }
 
 impl Table {
-    fn trees(&self) -> &Trees<Arc<Route>> {
+    fn trees(&self) -> &Hosts<Arc<Route>> {
         self.trees.get_or_init(|| {
-            Trees::build(self.routes.iter().rev().map(|route| (&route.served, &route.pattern, route.clone())))
+            let newest_first: Vec<_> = self
+                .routes
+                .iter()
+                .rev()
+                .map(|route| Claim {
+                    host: &route.host,
+                    served: &route.served,
+                    pattern: &route.pattern,
+                    rank: route.conditions.rank(),
+                    value: route.clone(),
+                })
+                .collect();
+            Hosts::build(&newest_first)
         })
     }
 }
 
 fn attributes(head: &Parts, parameters: usize) -> Vec<Attribute> {
-    let mut attributes = Vec::with_capacity(4 + parameters);
+    let mut attributes = Vec::with_capacity(5 + parameters);
     attributes.push(("method".into(), head.method.as_str().to_owned()));
     attributes.push(("path".into(), head.uri.path().to_owned()));
     if let Some(query) = head.uri.query() {
         attributes.push(("query".into(), query.to_owned()));
     }
-    // RFC 9112, section 3.2.2: a host in the request line overrules the header.
-    let host = match head.uri.authority() {
-        Some(authority) => Some(authority.as_str()),
-        None => head.headers.get(header::HOST).and_then(|host| host.to_str().ok()),
-    };
-    if let Some(host) = host {
+    if let Some(host) = conditions::named_host(head) {
         attributes.push(("host".into(), host.to_owned()));
     }
     attributes

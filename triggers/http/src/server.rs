@@ -1,18 +1,23 @@
 //! The public listener: takes connections, bounds what each may cost, and ends them in order.
 //!
-//! Owns sockets and HTTP/1 framing; what a request means is told by the routing table. Every caller is a stranger, so
+//! Owns sockets and the framing of HTTP/1 and HTTP/2; what a request means is told by the routing table. Every caller is a stranger, so
 //! each resource has a bound: connections (a permit is taken *before* a connection is), header bytes, the time for
 //! headers, for a body, and for taking the response.
 
 mod connection;
 mod drain;
 mod head_timer;
+mod http2;
+mod proxy;
 mod stream;
+mod subject;
+mod tls;
 mod unread;
 
 use std::io;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +27,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::connection::Connections;
+pub use self::tls::{Certificates, TlsError, TlsFiles};
+use crate::peer::Trust;
 use crate::routes::Routes;
 
 /// The bounds of the public listener.
@@ -42,9 +49,15 @@ pub struct ServerConfig {
     pub body_read_timeout: Duration,
     /// How long a caller may go without taking a byte of its response. Default 30 seconds.
     pub write_timeout: Duration,
-    /// Whether a caller may close its sending side and still get its answer. Default false: on TCP that looks the same
+    /// How many requests a connection of HTTP/2 may have under way at once. Default 100.
+    pub max_concurrent_streams: u32,
+    /// Whether a caller of HTTP/1 may close its sending side and still get its answer. Default false: on TCP that looks the same
     /// as going away, and a caller that went away has its attempt cancelled.
     pub half_close: bool,
+    /// Whom to believe about callers' addresses. Default nobody.
+    pub trust: Trust,
+    /// The certificate: with one the listener speaks TLS and nothing else. Default none.
+    pub tls: Option<TlsFiles>,
 }
 
 impl Default for ServerConfig {
@@ -56,7 +69,10 @@ impl Default for ServerConfig {
             max_header_bytes: 32 * 1024,
             body_read_timeout: Duration::from_secs(60),
             write_timeout: Duration::from_secs(30),
+            max_concurrent_streams: 100,
             half_close: false,
+            trust: Trust::default(),
+            tls: None,
         }
     }
 }
@@ -91,6 +107,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// A bound that makes no sense.
     #[error("{key} is {value}; choose from {least} to {most}")]
     OutOfRange {
@@ -107,12 +126,14 @@ pub enum Error {
 
 const CONNECTIONS: RangeInclusive<usize> = 1..=1_000_000;
 const HEADER_BYTES: RangeInclusive<usize> = 1024..=1024 * 1024;
+const STREAMS: RangeInclusive<u32> = 1..=10_000;
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(24 * 60 * 60);
 
 impl ServerConfig {
     fn check(&self) -> Result<(), Error> {
         within("max_connections", self.max_connections, CONNECTIONS)?;
         within("max_header_bytes", self.max_header_bytes, HEADER_BYTES)?;
+        within("max_concurrent_streams", self.max_concurrent_streams, STREAMS)?;
         within("header_read_timeout", self.header_read_timeout, TIMEOUT)?;
         within("body_read_timeout", self.body_read_timeout, TIMEOUT)?;
         within("write_timeout", self.write_timeout, TIMEOUT)
@@ -133,13 +154,15 @@ pub struct Server {
     listener: TcpListener,
     local_addr: SocketAddr,
     routes: Routes,
+    certificates: Option<Arc<Certificates>>,
     config: ServerConfig,
 }
 
 impl Server {
-    /// Takes the port.
+    /// Reads the certificate, then takes the port.
     pub async fn bind(config: ServerConfig) -> Result<Self, Error> {
         config.check()?;
+        let certificates = config.tls.clone().map(Certificates::load).transpose()?.map(Arc::new);
         let listen = config.listen;
         let bound = TcpListener::bind(listen).await.and_then(|listener| Ok((listener.local_addr()?, listener)));
         let (local_addr, listener) = bound.map_err(|source| match source.kind() {
@@ -149,7 +172,7 @@ impl Server {
             _ => Error::Io { listen, source },
         })?;
         let routes = Routes::new(config.body_read_timeout);
-        Ok(Self { listener, local_addr, routes, config })
+        Ok(Self { listener, local_addr, routes, certificates, config })
     }
 
     /// The address, with the port that was chosen where `listen` said 0.
@@ -162,13 +185,24 @@ impl Server {
         self.routes.clone()
     }
 
+    /// The certificate in use, where there is one: to read it again on a signal.
+    pub fn certificates(&self) -> Option<Arc<Certificates>> {
+        self.certificates.clone()
+    }
+
     /// Answers requests until `shutdown`: then takes no further connection, closes idle ones, lets each of the others
     /// finish the request it is in, and returns when all are closed. `force` drops those that are left.
     pub async fn run(self, shutdown: CancellationToken, force: CancellationToken) {
-        let Self { listener, local_addr, routes, config } = self;
+        let Self { listener, local_addr, routes, certificates, config } = self;
         routes.closes_with(shutdown.clone());
         let limit = Arc::new(Semaphore::new(config.max_connections));
-        let connections = Connections::new(routes, &config);
+        let connections = Arc::new(Connections::new(routes, certificates.clone(), &config));
+        let mut keeping_fresh = pin!(async {
+            match &certificates {
+                Some(certificates) => certificates.keep_fresh().await,
+                None => std::future::pending().await,
+            }
+        });
         let mut open = JoinSet::new();
         tracing::info!(%local_addr, "listening for HTTP requests");
         loop {
@@ -179,10 +213,11 @@ impl Server {
                     report(ended);
                     continue;
                 }
+                () = &mut keeping_fresh => unreachable!("it never ends"),
                 accepted = accept(|| listener.accept(), &limit) => accepted,
             };
-            let ((stream, _peer), permit) = accepted;
-            let connection = connections.serve(stream);
+            let ((stream, from), permit) = accepted;
+            let connection = connections.clone().serve(stream, from.ip());
             open.spawn(async move {
                 connection.await;
                 drop(permit);

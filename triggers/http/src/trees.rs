@@ -1,27 +1,77 @@
-//! From a method and a path to a route: one radix tree per method.
+//! From a host, a method and a path to routes: one radix tree per method, one set of trees per host.
 //!
 //! One tree for all methods would be smaller, but then `GET /files/{id}` and `PUT /files/{*path}` could not both exist,
 //! though nobody would mistake one for the other. A route that serves any method is in every tree, so that the most
-//! specific *path* wins whether or not its trigger names methods.
+//! specific *path* wins whether or not its trigger names methods. Where several routes have the same paths, a leaf has
+//! them all, and their conditions decide.
+
+use std::collections::HashMap;
 
 use http::Method;
 use matchit::{Match, Router};
 
+use crate::conditions::Host;
 use crate::config::Served;
 use crate::pattern::Pattern;
 
-/// An immutable set of routes; `V` is what a route leads to.
+/// A route, as the trees see it; `V` is what it leads to.
+#[derive(Clone)]
+pub(crate) struct Claim<'a, V> {
+    pub(crate) host: &'a Host,
+    pub(crate) served: &'a Served,
+    pub(crate) pattern: &'a Pattern,
+    /// Of its conditions: of several routes at one leaf the highest is first.
+    pub(crate) rank: usize,
+    pub(crate) value: V,
+}
+
+/// The trees of every host.
+pub(crate) struct Hosts<V> {
+    named: HashMap<Host, Trees<V>>,
+    any: Trees<V>,
+}
+
+impl<V: Clone> Hosts<V> {
+    /// Builds the trees. Of two routes that claim the same requests the earlier in `newest_first` wins, and the later is
+    /// covered until the winner is gone.
+    pub(crate) fn build<'a>(newest_first: &[Claim<'a, V>]) -> Self {
+        let mut by_host: HashMap<&Host, Vec<Claim<'a, V>>> = HashMap::new();
+        for claim in newest_first {
+            by_host.entry(claim.host).or_default().push(claim.clone());
+        }
+        let any = Trees::build(&by_host.remove(&Host::Any).unwrap_or_default());
+        let named = by_host.into_iter().map(|(host, claims)| (host.clone(), Trees::build(&claims))).collect();
+        Self { named, any }
+    }
+
+    /// Whether it makes no difference what host a request names.
+    pub(crate) fn are_all_alike(&self) -> bool {
+        self.named.is_empty()
+    }
+
+    /// The trees that a request for this host may be found in, the most specific first.
+    pub(crate) fn of(&self, host: Option<&str>) -> impl Iterator<Item = &Trees<V>> {
+        let exact = host.and_then(|host| self.named.get(&Host::Is(host.into())));
+        let mut rest = host.unwrap_or_default();
+        let below = std::iter::from_fn(move || {
+            (_, rest) = rest.split_once('.')?;
+            Some(rest)
+        });
+        let below = below.filter_map(|name| self.named.get(&Host::Below(name.into())));
+        exact.into_iter().chain(below).chain([&self.any])
+    }
+}
+
+/// An immutable set of routes.
 pub(crate) struct Trees<V> {
-    named: Vec<(Method, Router<V>)>,
-    any: Router<V>,
+    named: Vec<(Method, Router<Vec<V>>)>,
+    any: Router<Vec<V>>,
 }
 
 impl<V: Clone> Trees<V> {
-    /// Builds the trees. Where two routes claim the same paths for a method, the earlier in `newest_first` wins and the
-    /// later is covered until the winner is gone.
-    pub(crate) fn build<'a>(newest_first: impl Iterator<Item = (&'a Served, &'a Pattern, V)> + Clone) -> Self {
+    fn build(newest_first: &[Claim<'_, V>]) -> Self {
         let mut trees = Trees { named: Vec::new(), any: Router::new() };
-        for (served, ..) in newest_first.clone() {
+        for Claim { served, .. } in newest_first {
             let Served::These(methods) = served else { continue };
             for method in methods {
                 trees.add_tree(method);
@@ -30,23 +80,16 @@ impl<V: Clone> Trees<V> {
                 }
             }
         }
-        for (served, pattern, value) in newest_first.clone() {
-            if *served == Served::Any {
-                insert(&mut trees.any, pattern, value.clone());
-            }
-            for (method, tree) in &mut trees.named {
-                if serves(served, method) {
-                    insert(tree, pattern, value.clone());
-                }
-            }
-        }
-        // After every route that serves HEAD by name or as any method, so that those win.
-        if let Some((_, head)) = trees.named.iter_mut().find(|(method, _)| method == Method::HEAD) {
-            for (served, pattern, value) in newest_first {
-                if serves(served, &Method::GET) && !serves(served, &Method::HEAD) {
-                    insert(head, pattern, value);
-                }
-            }
+        let serving = |method: &Method| {
+            let method = method.clone();
+            newest_first.iter().filter(move |claim| serves(claim.served, &method))
+        };
+        trees.any = tree(newest_first.iter().filter(|claim| *claim.served == Served::Any));
+        for (method, of_method) in &mut trees.named {
+            // After every route that serves HEAD by name or as any method, so that those win.
+            let by_get =
+                serving(&Method::GET).filter(|claim| *method == Method::HEAD && !serves(claim.served, &Method::HEAD));
+            *of_method = tree(serving(method).chain(by_get));
         }
         trees
     }
@@ -57,8 +100,8 @@ impl<V: Clone> Trees<V> {
         }
     }
 
-    /// The route for a request, and its parameters' values in order of appearance.
-    pub(crate) fn at<'t, 'p>(&'t self, method: &Method, path: &'p str) -> Option<Match<'t, 'p, &'t V>> {
+    /// The routes for a request, the first to be asked first, and their parameters' values in order of appearance.
+    pub(crate) fn at<'t, 'p>(&'t self, method: &Method, path: &'p str) -> Option<Match<'t, 'p, &'t Vec<V>>> {
         // CONNECT asks for a tunnel: whatever a function answered would be taken for one.
         if *method == Method::CONNECT {
             return None;
@@ -83,12 +126,28 @@ fn serves(served: &Served, method: &Method) -> bool {
     }
 }
 
-fn insert<V>(tree: &mut Router<V>, pattern: &Pattern, value: V) {
-    // The only error left for a valid pattern is a conflict with a newer route, which covers this one.
-    let _covered = tree.insert(pattern.shape(), value);
+/// One tree; of routes with the same paths the earlier is first, unless it has a lower rank.
+fn tree<'a, 'c: 'a, V: Clone + 'a>(claims: impl Iterator<Item = &'a Claim<'c, V>>) -> Router<Vec<V>> {
+    let mut leaves: Vec<(&str, Vec<&Claim<'_, V>>)> = Vec::new();
+    let mut places: HashMap<&str, usize> = HashMap::new();
+    for claim in claims {
+        let shape = claim.pattern.shape();
+        let place = *places.entry(shape).or_insert(leaves.len());
+        if place == leaves.len() {
+            leaves.push((shape, Vec::new()));
+        }
+        leaves[place].1.push(claim);
+    }
+    let mut tree = Router::new();
+    for (shape, mut claims) in leaves {
+        claims.sort_by_key(|claim| std::cmp::Reverse(claim.rank));
+        // The only error left for a valid pattern is a conflict with a newer route, which covers this one.
+        let _covered = tree.insert(shape, claims.into_iter().map(|claim| claim.value.clone()).collect());
+    }
+    tree
 }
 
-fn find<'t, 'p, V>(tree: &'t Router<V>, path: &'p str) -> Option<Match<'t, 'p, &'t V>> {
+fn find<'t, 'p, V>(tree: &'t Router<Vec<V>>, path: &'p str) -> Option<Match<'t, 'p, &'t Vec<V>>> {
     let found = tree.at(path).ok()?;
     // matchit lets a parameter in the middle of a path be empty and one at the end not; a parameter always has a value.
     // So a path with an empty segment may be unknown although a catch-all could have taken it.
@@ -107,13 +166,16 @@ mod tests {
 
     fn trees(routes: &[(Served, &str)]) -> Trees<usize> {
         let patterns: Vec<Pattern> = routes.iter().map(|(_, text)| Pattern::parse(text).unwrap()).collect();
-        let all = routes.iter().zip(&patterns).enumerate();
-        Trees::build(all.rev().map(|(index, ((served, _), pattern))| (served, pattern, index)))
+        let all = routes.iter().zip(&patterns).enumerate().rev();
+        let claims: Vec<_> = all
+            .map(|(value, ((served, _), pattern))| Claim { host: &Host::Any, served, pattern, rank: 0, value })
+            .collect();
+        Trees::build(&claims)
     }
 
     fn at(trees: &Trees<usize>, method: Method, path: &str) -> Option<(usize, Vec<String>)> {
         let found = trees.at(&method, path)?;
-        Some((*found.value, found.params.iter().map(|(_, value)| value.to_owned()).collect()))
+        Some((found.value[0], found.params.iter().map(|(_, value)| value.to_owned()).collect()))
     }
 
     #[test]
@@ -167,6 +229,35 @@ mod tests {
         assert_eq!(at(&both, Method::GET, "/a/1").unwrap().0, 1);
         assert_eq!(at(&both, Method::GET, "/a/1/2").unwrap().0, 1);
         assert_eq!(at(&both, Method::POST, "/a/1").unwrap().0, 0, "the older is covered for GET only");
+    }
+
+    #[test]
+    fn the_most_specific_host_is_asked_first_and_the_highest_rank_at_a_leaf() {
+        let pattern = Pattern::parse("/a").unwrap();
+        let hosts = ["*.example.com", "a.b.example.com", "*.b.example.com"].map(|host| Host::parse(host).unwrap());
+        let claim = |host, rank, value| Claim { host, served: &Served::Any, pattern: &pattern, rank, value };
+        let claims = [
+            claim(&Host::Any, 0, "any, newer"),
+            claim(&Host::Any, 2, "any, conditional"),
+            claim(&Host::Any, 0, "any, older"),
+            claim(&hosts[0], 0, "far"),
+            claim(&hosts[1], 0, "exact"),
+            claim(&hosts[2], 0, "near"),
+        ];
+        let built = Hosts::build(&claims);
+        let asked = |host| -> Vec<&str> {
+            built
+                .of(host)
+                .filter_map(|trees| trees.at(&Method::GET, "/a"))
+                .flat_map(|found| found.value.clone())
+                .collect()
+        };
+        let any = ["any, conditional", "any, newer", "any, older"];
+        assert_eq!(asked(None), any);
+        assert_eq!(asked(Some("example.com")), any, "it is not below itself");
+        assert_eq!(asked(Some("c.example.com")), [&["far"][..], &any].concat());
+        assert_eq!(asked(Some("a.b.example.com")), [&["exact", "near", "far"][..], &any].concat());
+        assert!(!built.are_all_alike());
     }
 
     /// A path that only this pattern can mean: its parameters have values that are nobody's literal.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use tokio_util::task::TaskTracker;
 use trigger_core::{BindError, Binding, Kind, Problems, Trigger, TriggerContext, TriggerError, TriggerKind};
 
+use crate::conditions::{Conditions, Host};
 use crate::config::{Config, Mode, Retries, Served};
+use crate::cors::Cors;
 use crate::pattern::Pattern;
 use crate::routes::{Route, Routes, Starting};
 
@@ -51,11 +53,20 @@ impl TriggerKind for Http {
             refused(what, help)
         })?;
         let pattern = Pattern::parse(&config.path).map_err(|mistake| refused(mistake.message, mistake.help))?;
+        let host = config.host().map_err(|mistake| refused(mistake.message, mistake.help))?;
+        let conditions = config.conditions().map_err(|mistakes| {
+            let (_, mistake) = mistakes.into_iter().next().expect("a refusal has a reason");
+            refused(mistake.message, mistake.help)
+        })?;
+        let cors = config.cors.as_ref().and_then(|cors| cors.meant(&served));
         let retries = config.retries();
         let Config { mode, max_body_bytes, max_wait_seconds, .. } = config;
         Ok(Bound {
+            host,
             served,
             pattern,
+            conditions,
+            cors,
             mode,
             max_body_bytes,
             max_wait_seconds,
@@ -68,8 +79,11 @@ impl TriggerKind for Http {
 
 /// A route that waits to be put into the table.
 pub struct Bound {
+    host: Host,
     served: Served,
     pattern: Pattern,
+    conditions: Conditions,
+    cors: Option<Cors>,
     mode: Mode,
     max_body_bytes: u64,
     max_wait_seconds: u32,
@@ -82,10 +96,23 @@ impl Trigger for Bound {
     /// The route is in the table from the first poll on, so an old trigger that is asked to stop after this one was
     /// polled hands over without a gap.
     async fn run(self, cx: TriggerContext) -> Result<(), TriggerError> {
-        let Bound { served, pattern, mode, max_body_bytes, max_wait_seconds, retries, starting, routes } = self;
+        let Bound { host, served, pattern, conditions, cors, mode, max_body_bytes, max_wait_seconds, .. } = self;
+        let Bound { retries, starting, routes, .. } = self;
         let shutdown = cx.shutdown.clone();
         let in_flight = TaskTracker::new();
-        let route = Arc::new(Route { served, pattern, mode, max_body_bytes, max_wait_seconds, retries, cx, in_flight });
+        let route = Arc::new(Route {
+            host,
+            served,
+            pattern,
+            conditions,
+            cors,
+            mode,
+            max_body_bytes,
+            max_wait_seconds,
+            retries,
+            cx,
+            in_flight,
+        });
         let entry = Entry::new(routes, route);
         drop(starting);
         shutdown.cancelled().await;

@@ -27,6 +27,14 @@ impl Drain {
         self.begun.load(Ordering::SeqCst)
     }
 
+    /// Waits until it has begun.
+    pub(super) async fn begins(&self) {
+        let woken = self.woken();
+        if !self.has_begun() {
+            woken.await;
+        }
+    }
+
     /// Wakes the task that polls it when the drain begins.
     pub(super) fn woken(&self) -> Notified<'_> {
         self.wake.notified()

@@ -1,15 +1,16 @@
 //! A caller's socket, with the two bounds that hyper leaves to its user: how long a caller may take nothing of its
-//! response, and how a connection ends whose caller is still sending.
+//! response, and how a connection ends whose caller is still sending. What was read of it before it was known which
+//! protocol it speaks is read again.
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::{Buf as _, Bytes};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
 use super::unread::Unread;
@@ -18,8 +19,10 @@ use super::unread::Unread;
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 8 * 1024 * 1024;
 
-pub(super) struct Stream {
-    socket: TokioIo<TcpStream>,
+pub(super) struct Stream<S> {
+    socket: TokioIo<S>,
+    /// Read of the socket already.
+    begun: Bytes,
     write_timeout: Duration,
     /// Runs while the caller takes nothing.
     stalled: Option<Pin<Box<Sleep>>>,
@@ -34,9 +37,10 @@ struct Lingering {
     left_bytes: usize,
 }
 
-impl Stream {
-    pub(super) fn new(socket: TcpStream, write_timeout: Duration, unread: Unread) -> Self {
-        Self { socket: TokioIo::new(socket), write_timeout, stalled: None, unread, lingering: None }
+impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
+    /// A socket of which `begun` was read already.
+    pub(super) fn new(socket: S, begun: Bytes, write_timeout: Duration, unread: Unread) -> Self {
+        Self { socket: TokioIo::new(socket), begun, write_timeout, stalled: None, unread, lingering: None }
     }
 
     /// Passes on what a write came to, or gives up on a caller that has taken nothing for too long.
@@ -68,13 +72,23 @@ impl Stream {
     }
 }
 
-impl Read for Stream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+impl<S: AsyncRead + AsyncWrite + Unpin> Read for Stream<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.begun.is_empty() {
+            let count = self.begun.len().min(buffer.remaining());
+            buffer.put_slice(&self.begun[..count]);
+            self.begun.advance(count);
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.socket).poll_read(cx, buffer)
     }
 }
 
-impl Write for Stream {
+impl<S: AsyncRead + AsyncWrite + Unpin> Write for Stream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.socket).poll_write(cx, bytes);
         self.bounded(cx, written)

@@ -1,7 +1,7 @@
 //! HTTP/1.1 on the wire: keep-alive, pipelining, HEAD, callers that go away.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -11,7 +11,7 @@ use trigger_core::testing::{FakeDispatch, eventually};
 use trigger_core::{Answer, HttpParts, Response};
 use trigger_http::ServerConfig;
 
-use crate::support::{Caller, config, serve};
+use crate::support::{Caller, config, serve, stuck};
 
 fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -105,26 +105,6 @@ async fn a_refused_body_ends_the_connection_and_says_so() {
     let mut caller = Caller::connect(&listener).await;
     assert_eq!(caller.ask(get("/g")).await.header("connection"), None, "without a body the connection can go on");
     assert_eq!(caller.ask(get("/f")).await.status, 200);
-}
-
-/// A dispatch that never answers, and a flag that says whether its future was dropped.
-fn stuck() -> (Arc<FakeDispatch>, Arc<AtomicBool>) {
-    struct OnDrop(Arc<AtomicBool>);
-    impl Drop for OnDrop {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::SeqCst);
-        }
-    }
-    let dropped = Arc::new(AtomicBool::new(false));
-    let flag = dropped.clone();
-    let dispatch = FakeDispatch::new_async(move |_| {
-        let guard = OnDrop(flag.clone());
-        Box::pin(async move {
-            let _guard = guard;
-            std::future::pending().await
-        })
-    });
-    (dispatch, dropped)
 }
 
 #[tokio::test]

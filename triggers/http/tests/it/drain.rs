@@ -5,28 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::json;
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
 use trigger_core::testing::{FakeDispatch, eventually};
-use trigger_core::{Answer, Response};
 use trigger_http::ServerConfig;
 
-use crate::support::{Caller, config, in_time, listen, run, serve, spawn};
+use crate::support::{Caller, config, gated, in_time, listen, run, serve, spawn};
 
 const HELLO: &str = "GET /f HTTP/1.1\r\nHost: a\r\n\r\n";
-
-/// A dispatch that answers when the gate opens.
-fn gated() -> (Arc<FakeDispatch>, Arc<Notify>) {
-    let gate = Arc::new(Notify::new());
-    let waits = gate.clone();
-    let dispatch = FakeDispatch::new_async(move |event| {
-        let gate = waits.clone();
-        Box::pin(async move {
-            gate.notified().await;
-            Answer::Ok(Response::from(event.payload))
-        })
-    });
-    (dispatch, gate)
-}
 
 #[tokio::test]
 async fn a_request_in_flight_is_finished_and_new_connections_are_refused() {

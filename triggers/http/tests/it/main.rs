@@ -3,8 +3,12 @@
 mod answers;
 mod asynchronous;
 mod bounds;
+mod clients;
 mod connections;
 mod drain;
 mod events;
+mod http2;
 mod reload;
+mod routing;
 mod support;
+mod tls;

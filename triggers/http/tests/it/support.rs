@@ -1,19 +1,21 @@
 //! One harness: triggers over a fake engine, a listener on a port of its own, and a caller that speaks bytes.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request};
 use http_body_util::{BodyExt as _, Full};
 use serde_json::Value;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use trigger_core::testing::FakeDispatch;
-use trigger_core::{Kind, Trigger as _, TriggerContext, TriggerKind as _};
+use trigger_core::{Answer, Kind, Response, Trigger as _, TriggerContext, TriggerKind as _};
 use trigger_http::{Bound, Http, Routes, Server, ServerConfig};
 
 /// Longer than anything here takes, shorter than patience.
@@ -146,15 +148,23 @@ pub(crate) fn request(method: &str, uri: &str, headers: &[(&str, &str)], body: &
     request.body(Full::new(Bytes::from_static(body.as_bytes()))).unwrap()
 }
 
+/// What a caller may speak over.
+pub(crate) trait Socket: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Socket for S {}
+
 /// A caller's end of a connection.
 pub(crate) struct Caller {
-    socket: TcpStream,
+    socket: Box<dyn Socket>,
     buffer: Vec<u8>,
 }
 
 impl Caller {
     pub(crate) async fn connect(listener: &Listener) -> Self {
-        Self { socket: TcpStream::connect(listener.addr).await.unwrap(), buffer: Vec::new() }
+        Self::over(TcpStream::connect(listener.addr).await.unwrap())
+    }
+
+    pub(crate) fn over(socket: impl Socket + 'static) -> Self {
+        Self { socket: Box::new(socket), buffer: Vec::new() }
     }
 
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
@@ -225,6 +235,25 @@ impl Caller {
         self.reply().await
     }
 
+    /// Waits until the other side has closed, whatever comes before.
+    pub(crate) async fn drained(&mut self) -> Vec<u8> {
+        loop {
+            match in_time("the connection to be closed", self.socket.read_buf(&mut self.buffer)).await {
+                Ok(0) => return std::mem::take(&mut self.buffer),
+                Ok(_) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {
+                    return std::mem::take(&mut self.buffer);
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    /// Whether the connection ends, in whatever way, without an answer.
+    pub(crate) async fn refused(&mut self) -> bool {
+        !matches!(in_time("an answer or the end", self.socket.read_buf(&mut self.buffer)).await, Ok(1..))
+    }
+
     /// Waits until the other side has closed; nothing may come before.
     pub(crate) async fn closed(&mut self) {
         assert!(self.buffer.is_empty(), "{:?}", String::from_utf8_lossy(&self.buffer));
@@ -234,4 +263,38 @@ impl Caller {
             Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
         }
     }
+}
+
+/// A dispatch that answers when the gate opens.
+pub(crate) fn gated() -> (Arc<FakeDispatch>, Arc<Notify>) {
+    let gate = Arc::new(Notify::new());
+    let waits = gate.clone();
+    let dispatch = FakeDispatch::new_async(move |event| {
+        let gate = waits.clone();
+        Box::pin(async move {
+            gate.notified().await;
+            Answer::Ok(Response::from(event.payload))
+        })
+    });
+    (dispatch, gate)
+}
+
+/// A dispatch that never answers, and a flag that says whether its future was dropped.
+pub(crate) fn stuck() -> (Arc<FakeDispatch>, Arc<AtomicBool>) {
+    struct OnDrop(Arc<AtomicBool>);
+    impl Drop for OnDrop {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+    let dropped = Arc::new(AtomicBool::new(false));
+    let flag = dropped.clone();
+    let dispatch = FakeDispatch::new_async(move |_| {
+        let guard = OnDrop(flag.clone());
+        Box::pin(async move {
+            let _guard = guard;
+            std::future::pending().await
+        })
+    });
+    (dispatch, dropped)
 }
