@@ -89,6 +89,8 @@ struct Behind {
     bus: bus::Open,
     #[cfg(feature = "http")]
     routes: trigger_http::Routes,
+    #[cfg(feature = "websocket")]
+    hub: Arc<trigger_websocket::Hub>,
     #[cfg(feature = "job")]
     queues: Arc<trigger_job::Queues>,
     #[cfg(feature = "timer")]
@@ -99,7 +101,9 @@ struct Behind {
 fn kinds(behind: Behind) -> anyhow::Result<Kinds> {
     let mut kinds = Kinds::new();
     #[cfg(feature = "http")]
-    kinds.add(trigger_http::Http::new(behind.routes))?;
+    kinds.add(trigger_http::Http::new(behind.routes.clone()))?;
+    #[cfg(feature = "websocket")]
+    kinds.add(trigger_websocket::Websocket::new(behind.hub, Arc::new(behind.routes)))?;
     #[cfg(feature = "pubsub")]
     {
         let bus::Open { bus, nats } = behind.bus;
@@ -120,6 +124,8 @@ fn closed_kinds(over_nats: bool) -> anyhow::Result<Kinds> {
     let mut kinds = Kinds::new();
     #[cfg(feature = "http")]
     kinds.add(trigger_http::Http::default())?;
+    #[cfg(feature = "websocket")]
+    kinds.add(trigger_websocket::Websocket::new(Arc::default(), Arc::new(trigger_http::Routes::default())))?;
     #[cfg(feature = "pubsub")]
     kinds.add(trigger_pubsub::Pubsub::checks_only(over_nats))?;
     #[cfg(feature = "cron")]
@@ -207,6 +213,8 @@ async fn serve(
     let open_bus = open_bus(&config, &clock).await?;
     #[cfg(feature = "http")]
     let public = trigger_http::Server::bind(http_config(&config)).await?;
+    #[cfg(feature = "websocket")]
+    let hub = Arc::new(trigger_websocket::Hub::default());
     #[cfg(feature = "job")]
     let queues = Arc::new(trigger_job::Queues::default());
     #[cfg(feature = "timer")]
@@ -215,6 +223,8 @@ async fn serve(
         bus: open_bus.clone(),
         #[cfg(feature = "http")]
         routes: public.routes(),
+        #[cfg(feature = "websocket")]
+        hub: hub.clone(),
         #[cfg(feature = "job")]
         queues: queues.clone(),
         #[cfg(feature = "timer")]

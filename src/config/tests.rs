@@ -24,6 +24,11 @@ pub(super) fn real_kinds() -> Kinds {
     let mut kinds = Kinds::new();
     #[cfg(feature = "http")]
     kinds.add(trigger_http::Http::default()).unwrap();
+    #[cfg(feature = "websocket")]
+    {
+        let listener = std::sync::Arc::new(trigger_http::Routes::default());
+        kinds.add(trigger_websocket::Websocket::new(Default::default(), listener)).unwrap();
+    }
     #[cfg(feature = "pubsub")]
     kinds.add(trigger_pubsub::Pubsub::checks_only(true)).unwrap();
     #[cfg(feature = "cron")]

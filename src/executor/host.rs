@@ -94,8 +94,10 @@ impl http_response::Host for Guest {
         let parts = response_parts(status, &headers, bytes);
         let result = match parts {
             Ok(parts) => {
-                // Whatever the trigger, so that a guest behaves the same; only HTTP has a use for it.
-                if self.with_invocation(|invocation| invocation.binding.trigger_type == Kind::Http) {
+                // Whatever the trigger, so that a guest behaves the same; only those who asked by HTTP have a use for it.
+                if self.with_invocation(|invocation| {
+                    matches!(invocation.binding.trigger_type, Kind::Http | Kind::Websocket)
+                }) {
                     self.http = Some(Box::new(parts));
                 }
                 Ok(())

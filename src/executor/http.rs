@@ -378,7 +378,13 @@ pub(super) struct Told {
 
 impl Told {
     pub(super) fn of(invocation: &InvocationContext) -> Self {
-        let is_asked = invocation.custody == Custody::Caller && invocation.binding.trigger_type == Kind::Http;
+        let by_http = match invocation.binding.trigger_type {
+            Kind::Http => true,
+            // Whether there will be a socket is still HTTP's business.
+            Kind::Websocket => invocation.attribute("event") == Some("connect"),
+            _ => false,
+        };
+        let is_asked = by_http && invocation.custody == Custody::Caller;
         Self { is_asked, exchange: invocation.exchange.clone() }
     }
 }

@@ -29,3 +29,4 @@ mod support;
 mod timers;
 mod transactions;
 mod waits;
+mod websocket;

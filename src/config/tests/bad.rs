@@ -25,8 +25,8 @@ strokes = 13
 type = "kafka"
 
 [[functions.one.triggers]]
-type = "websocket"
-path = "/live"
+type = "database"
+channel = "images"
 "#;
     let report = manifest(text).unwrap_err();
     assert_eq!(report.mistakes().len(), 10);
@@ -39,8 +39,8 @@ path = "/live"
     tripline.toml:11:13: functions.one.dlq_topic: "dead..one" is not a subject: it has an empty token (two dots in a row, or a dot at an end) (write words with dots between them: "dead.orders")
     tripline.toml:15:8: functions.one.triggers[0].tune: no bell plays silence (leave the trigger out)
     tripline.toml:16:11: functions.one.triggers[0].strokes: expected a whole number from 1 to 12, found 13 (How often.)
-    tripline.toml:19:8: functions.one.triggers[1].type: there is no trigger kind "kafka" (this build has "http", "pubsub", "cron", "timer" and "job")
-    tripline.toml:22:8: functions.one.triggers[2].type: the trigger kind "websocket" is not in this build (this build has "http", "pubsub", "cron", "timer" and "job")
+    tripline.toml:19:8: functions.one.triggers[1].type: there is no trigger kind "kafka" (this build has "http", "websocket", "pubsub", "cron", "timer" and "job")
+    tripline.toml:22:8: functions.one.triggers[2].type: the trigger kind "database" is not in this build (this build has "http", "websocket", "pubsub", "cron", "timer" and "job")
     "#);
 }
 

@@ -27,7 +27,14 @@ fn rows(section: &Value, prefix: &str, rows: &mut Vec<String>) {
     }
 }
 
-#[cfg(all(feature = "http", feature = "pubsub", feature = "cron", feature = "job", feature = "timer"))]
+#[cfg(all(
+    feature = "http",
+    feature = "websocket",
+    feature = "pubsub",
+    feature = "cron",
+    feature = "job",
+    feature = "timer"
+))]
 #[test]
 fn the_reference_names_every_key_with_its_default_and_its_limits() {
     let mut kinds = real_kinds();
@@ -51,7 +58,14 @@ fn the_reference_names_every_key_with_its_default_and_its_limits() {
     assert!(missing.is_empty(), "docs/manifest.md lacks these rows:\n{}", missing.join("\n"));
 }
 
-#[cfg(all(feature = "http", feature = "pubsub", feature = "cron", feature = "job", feature = "timer"))]
+#[cfg(all(
+    feature = "http",
+    feature = "websocket",
+    feature = "pubsub",
+    feature = "cron",
+    feature = "job",
+    feature = "timer"
+))]
 #[test]
 fn the_examples_of_the_reference_are_sound() {
     let examples: Vec<&str> =

@@ -121,6 +121,10 @@ words! {
         Forbidden = "forbidden",
         /// The client library or server dropped messages because the subscriber was slow.
         SlowConsumer = "slow_consumer",
+        /// Its connection was closed before its turn came.
+        Closed = "closed",
+        /// It is not what its protocol says that it should be.
+        Malformed = "malformed",
     }
 }
 
@@ -163,16 +167,19 @@ impl Shed {
             Shed::TooLarge => "the event is larger than the engine takes",
             Shed::Forbidden => "the function is not public and the caller is not authenticated",
             Shed::SlowConsumer => "events arrive faster than they are taken",
+            Shed::Closed => "its connection was closed before its turn came",
+            Shed::Malformed => "it is not what its protocol says that it should be",
         }
     }
 
     /// The status of HTTP that says so, also where another protocol borrows its numbers.
     pub fn status(self) -> u16 {
         match self {
+            Shed::Malformed => 400,
             Shed::TooLarge => 413,
             Shed::Forbidden => 403,
             Shed::Backlog => 429,
-            Shed::Overload | Shed::ShuttingDown | Shed::StoreUnavailable | Shed::SlowConsumer => 503,
+            Shed::Overload | Shed::ShuttingDown | Shed::StoreUnavailable | Shed::SlowConsumer | Shed::Closed => 503,
         }
     }
 

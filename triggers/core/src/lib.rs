@@ -20,6 +20,7 @@ mod invocation;
 mod jobs;
 mod network;
 mod problems;
+mod sockets;
 pub mod subject;
 mod terms;
 pub mod testing;
@@ -27,6 +28,7 @@ mod timers;
 mod timetable;
 mod trace_context;
 mod trigger;
+pub mod upgrade;
 
 pub use answer::{Answer, DeadReason, Failure, FailureCode, HttpParts, Response, Shed, SkipReason};
 pub use bus::{Bus, Message};
@@ -38,6 +40,10 @@ pub use invocation::{Attribute, Binding, Custody, InvocationContext, Kind};
 pub use jobs::{EnqueueError, Jobs, NewJob};
 pub use network::{Network, NotANetwork};
 pub use problems::{Problem, Problems, Step, display_path};
+pub use sockets::{
+    MAX_ATTACHMENT, MAX_CLOSE_REASON, MAX_SOCKET_NAME, MEMBERS_PAGE, Recipients, SocketCommand, SocketEffect,
+    SocketFrame, SocketMember, Sockets,
+};
 pub use terms::{FireCause, Ordering, PRIORITIES, Terms, Unique, UniqueConflict, UniqueScope};
 pub use timers::{NewTimer, Timers};
 pub use timetable::{MAX_INSTANTS, Timetable};

@@ -18,9 +18,9 @@ use crate::peer::Peer;
 use crate::prefer::Wait;
 use crate::problem::Problem;
 use crate::request_id::{RequestId, X_REQUEST_ID, is_visible};
-use crate::routes::{Found, Hit, Route, Routes};
+use crate::routes::{Found, Hit, Route, Routes, attributes};
 use crate::stream::{self, Begun, ResponseBody};
-use crate::{answer, cors, invocations};
+use crate::{answer, cors, invocations, upgrade};
 
 static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 static SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
@@ -49,11 +49,20 @@ impl Routes {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BodyError>,
     {
+        let mut request = request;
+        let upgrade = match upgrade::asked(&mut request) {
+            Some(connection) => Box::pin(self.find_upgrade(request.uri().path())).await.map(|hit| (hit, connection)),
+            None => None,
+        };
         let (head, body) = request.into_parts();
         let mut id = RequestId::of(&head.headers);
         // What a browser is told beside the answer, whatever that is.
         let mut told = None;
-        let reply = if invocations::is_reserved(head.uri.path()) {
+        let reply = if let Some((hit, connection)) = upgrade {
+            let attributes = attributes(&head, 0);
+            // It is seldom, and would make the future of every request larger.
+            Box::pin(upgrade::answer(hit, head, attributes, connection, &id)).await.map(whole)
+        } else if invocations::is_reserved(head.uri.path()) {
             invocations::answer(self, &head).await.map(whole)
         } else if let Some(preflight) = self.preflight(&head).await {
             Ok(preflight)
@@ -68,7 +77,7 @@ impl Routes {
                     self.run(hit, head, body, &mut id).await
                 }
                 Found::Undecodable(parameter) => Err(undecodable(&parameter)),
-                Found::Missing(methods) => self.missing(&head.method, &methods).map(whole),
+                Found::Missing(methods) => self.missing(&head, &methods).map(whole),
             }
         };
         let id = id.into_value();
@@ -158,7 +167,11 @@ impl Routes {
         }
     }
 
-    fn missing(&self, method: &Method, served: &[Method]) -> Whole {
+    fn missing(&self, head: &Parts, served: &[Method]) -> Whole {
+        let method = &head.method;
+        if served.is_empty() && self.upgrades().find(head.uri.path()).is_some() {
+            return Err(upgrade::required());
+        }
         if served.is_empty() {
             return Err(match self.is_closing() {
                 // The path may well have had a route a moment ago.
@@ -175,7 +188,7 @@ impl Routes {
         }
         let detail = format!("no route serves {method} on this path");
         let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail);
-        Err(Problem { allow: Some(allow), ..problem })
+        Err(problem.with(header::ALLOW, allow))
     }
 }
 
@@ -254,7 +267,7 @@ fn unread(error: Error, limit: u64) -> Problem {
     }
 }
 
-fn undecodable(attribute: &str) -> Problem {
+pub(crate) fn undecodable(attribute: &str) -> Problem {
     let parameter = attribute.strip_prefix("param.").unwrap_or(attribute);
     let detail = format!("the path's {{{parameter}}} is not UTF-8 after percent-decoding");
     Problem::new(StatusCode::BAD_REQUEST, "invalid_path", detail)

@@ -30,6 +30,7 @@ mod server;
 mod stream;
 mod trees;
 mod trigger;
+mod upgrade;
 
 pub use config::{Config, Methods, Mode};
 pub use cors::CorsSection;

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use serde::Serialize;
 use trigger_core::Shed;
@@ -22,8 +22,8 @@ pub(crate) struct Problem {
     pub(crate) retry_after: Option<Duration>,
     /// Why an invocation was given up on.
     pub(crate) reason: Option<&'static str>,
-    /// The methods served, for 405.
-    pub(crate) allow: Option<HeaderValue>,
+    /// Further headers of the response: the methods served for 405, the protocol for 426.
+    pub(crate) headers: Option<Box<HeaderMap>>,
 }
 
 #[derive(Serialize)]
@@ -43,7 +43,7 @@ impl Problem {
     /// A problem that the same request would meet again.
     pub(crate) fn new(status: StatusCode, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
         let detail = detail.into();
-        Self { status, code, detail, retryable: false, retry_after: None, reason: None, allow: None }
+        Self { status, code, detail, retryable: false, retry_after: None, reason: None, headers: None }
     }
 
     /// The engine did not take the event.
@@ -57,6 +57,12 @@ impl Problem {
     pub(crate) fn again_after(mut self, delay: Duration) -> Self {
         self.retryable = true;
         self.retry_after = Some(delay);
+        self
+    }
+
+    /// The same problem, with a header of its own.
+    pub(crate) fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.get_or_insert_default().insert(name, value);
         self
     }
 
@@ -77,12 +83,12 @@ impl Problem {
         let mut response = Response::new(Full::new(Bytes::from(body)));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
+        if let Some(more) = self.headers {
+            *headers = *more;
+        }
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(delay) = self.retry_after {
             headers.insert(header::RETRY_AFTER, retry_after(delay));
-        }
-        if let Some(allow) = self.allow {
-            headers.insert(header::ALLOW, allow);
         }
         response
     }

@@ -23,6 +23,7 @@ use crate::config::{Mode, Retries, Served};
 use crate::cors::Cors;
 use crate::pattern::Pattern;
 use crate::trees::{Claim, Hosts};
+use crate::upgrade;
 
 /// How long a request that no route takes waits for triggers that are bound and about to run.
 const STARTING_WAIT: Duration = Duration::from_secs(1);
@@ -35,6 +36,8 @@ pub struct Routes {
 
 struct Shared {
     table: ArcSwap<Table>,
+    /// The routes for requests that ask for another protocol.
+    upgrades: upgrade::Table,
     /// How many triggers are bound and do not run yet.
     starting: watch::Sender<usize>,
     /// Set by the listener: once cancelled, a path without a route is one that was just taken away.
@@ -107,11 +110,26 @@ impl Routes {
         Self {
             shared: Arc::new(Shared {
                 table: ArcSwap::default(),
+                upgrades: upgrade::Table::default(),
                 starting: watch::channel(0).0,
                 closing: OnceLock::new(),
                 body_read_timeout,
             }),
         }
+    }
+
+    pub(crate) fn upgrades(&self) -> &upgrade::Table {
+        &self.shared.upgrades
+    }
+
+    /// Where a request for an upgrade leads, if not to a request's route; waits for triggers that are starting.
+    pub(crate) async fn find_upgrade(&self, path: &str) -> Option<upgrade::Hit> {
+        let found = self.upgrades().find(path);
+        if found.is_none() && *self.shared.starting.borrow() > 0 {
+            self.started().await;
+            return self.upgrades().find(path);
+        }
+        found
     }
 
     pub(crate) fn body_read_timeout(&self) -> Duration {
@@ -212,11 +230,8 @@ impl Routes {
                 continue;
             }
             let mut attributes = attributes(head, params.len());
-            for (name, (_, value)) in route.pattern.attributes().iter().zip(params.iter()) {
-                match percent_decode_str(value).decode_utf8() {
-                    Ok(value) => attributes.push((name.clone().into(), value.into_owned())),
-                    Err(_) => return Found::Undecodable(name.clone()),
-                }
+            if let Err(name) = add_parameters(&mut attributes, &route.pattern, &params) {
+                return Found::Undecodable(name);
             }
             return Found::Route(Hit { route: route.clone(), attributes, caller: None, in_flight });
         }
@@ -243,7 +258,20 @@ impl Table {
     }
 }
 
-fn attributes(head: &Parts, parameters: usize) -> Vec<Attribute> {
+/// Adds the values of a pattern's parameters; the error is the name of one that is not UTF-8.
+pub(crate) fn add_parameters(
+    attributes: &mut Vec<Attribute>,
+    pattern: &Pattern,
+    params: &matchit::Params<'_, '_>,
+) -> Result<(), String> {
+    for (name, (_, value)) in pattern.attributes().iter().zip(params.iter()) {
+        let value = percent_decode_str(value).decode_utf8().map_err(|_| name.clone())?;
+        attributes.push((name.clone().into(), value.into_owned()));
+    }
+    Ok(())
+}
+
+pub(crate) fn attributes(head: &Parts, parameters: usize) -> Vec<Attribute> {
     let mut attributes = Vec::with_capacity(5 + parameters);
     attributes.push(("method".into(), head.method.as_str().to_owned()));
     attributes.push(("path".into(), head.uri.path().to_owned()));

@@ -147,7 +147,7 @@ fn tree<'a, 'c: 'a, V: Clone + 'a>(claims: impl Iterator<Item = &'a Claim<'c, V>
     tree
 }
 
-fn find<'t, 'p, V>(tree: &'t Router<Vec<V>>, path: &'p str) -> Option<Match<'t, 'p, &'t Vec<V>>> {
+pub(crate) fn find<'t, 'p, V>(tree: &'t Router<V>, path: &'p str) -> Option<Match<'t, 'p, &'t V>> {
     let found = tree.at(path).ok()?;
     // matchit lets a parameter in the middle of a path be empty and one at the end not; a parameter always has a value.
     // So a path with an empty segment may be unknown although a catch-all could have taken it.

@@ -122,7 +122,7 @@ impl Connections {
 
     async fn converse<S>(&self, socket: S, spoken: Spoken, peer: Peer)
     where
-        S: AsyncRead + AsyncWrite + Unpin + Send,
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let ended = match spoken {
             Spoken::Http1(begun) => self.http1(socket, begun, peer).await,
@@ -139,7 +139,7 @@ impl Connections {
 
     async fn http1<S>(&self, socket: S, begun: Bytes, peer: Peer) -> hyper::Result<()>
     where
-        S: AsyncRead + AsyncWrite + Unpin + Send,
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let unread = Unread::default();
         let stream = Stream::new(socket, begun, self.write_timeout, unread.clone());
@@ -159,7 +159,7 @@ impl Connections {
                 Ok::<_, Infallible>(response)
             }
         });
-        let mut connection = pin!(http.serve_connection(stream, service));
+        let mut connection = pin!(http.serve_connection(stream, service).with_upgrades());
         let mut woken = pin!(self.drain.woken());
         let (mut registered, mut draining) = (false, false);
         let ended = poll_fn(|cx| {

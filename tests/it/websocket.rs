@@ -1,0 +1,102 @@
+//! Sockets on a running engine.
+
+use std::time::Duration;
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use tokio::net::TcpStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::{Error, Message};
+
+use crate::support::engine::Project;
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A client's end of a socket.
+struct Client(WebSocketStream<TcpStream>);
+
+/// Opens a socket; the error is the status of the refusal.
+async fn open(project: &Project, path: &str, headers: &[(&'static str, &str)]) -> Result<Client, u16> {
+    let mut request = format!("ws://127.0.0.1:{}{path}", project.public).into_client_request().unwrap();
+    for (name, value) in headers {
+        request.headers_mut().insert(*name, value.parse().unwrap());
+    }
+    let stream = TcpStream::connect(("127.0.0.1", project.public)).await.unwrap();
+    match tokio::time::timeout(LIMIT, tokio_tungstenite::client_async(request, stream)).await.expect("an answer") {
+        Ok((socket, _)) => Ok(Client(socket)),
+        Err(Error::Http(response)) => Err(response.status().as_u16()),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+impl Client {
+    async fn send(&mut self, text: &str) {
+        self.0.send(Message::text(text)).await.unwrap();
+    }
+
+    async fn next(&mut self) -> Message {
+        tokio::time::timeout(LIMIT, self.0.next()).await.expect("a frame in time").expect("a frame").unwrap()
+    }
+
+    async fn text(&mut self) -> String {
+        self.next().await.into_text().unwrap().to_string()
+    }
+
+    /// The code of the close frame, which is next.
+    async fn closed(&mut self) -> u16 {
+        match self.next().await {
+            Message::Close(Some(frame)) => frame.code.into(),
+            other => panic!("a close frame was expected: {other:?}"),
+        }
+    }
+}
+
+const ECHO: &str = r#"
+[functions.echo]
+module = "echo.wasm"
+
+[[functions.echo.triggers]]
+type = "websocket"
+path = "/echo/{room}"
+max_message_bytes = 1000
+"#;
+
+#[tokio::test]
+async fn a_component_answers_frames_and_a_new_version_takes_its_sockets_over() {
+    let project = Project::new("", ECHO);
+    project.guest("echo.component.wasm", "echo.wasm");
+    let engine = project.serve().await;
+    let mut client = open(&project, "/echo/a", &[]).await.unwrap();
+    client.send("hello").await;
+    let first = client.text().await;
+    assert!(first.contains("hello"), "{first}");
+
+    // Another module, and another definition of the trigger.
+    project.guest("steer.component.wat", "echo.wasm");
+    project.manifest("", &ECHO.replace("1000", "2000"));
+    engine.signal(rustix::process::Signal::HUP);
+    let deadline = std::time::Instant::now() + LIMIT;
+    while project.admin("/api/v1/functions").await["items"][0]["version"] != 2 {
+        assert!(std::time::Instant::now() < deadline, "{}", engine.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    client.send("ok").await;
+    let second = client.text().await;
+    assert_eq!(project.attempts("echo").await.len(), 2, "{second}");
+
+    let mut large = open(&project, "/echo/b", &[]).await.unwrap();
+    large.send(&"x".repeat(2001)).await;
+    assert_eq!(large.closed().await, 1009);
+    assert_eq!(open(&project, "/echo/b", &[("origin", "https://evil.example")]).await.map(drop), Err(403));
+    let shed = |reason: &'static str| {
+        let project = &project;
+        async move { project.metric("tripline_invocations_total", &["websocket", reason]).await }
+    };
+    assert_eq!((shed("too_large").await, shed("forbidden").await), (1, 1));
+    assert_eq!(project.metric("tripline_ledger_drift", &[]).await, 0);
+
+    let stopping = engine.stop();
+    let (code, status) = tokio::join!(client.closed(), stopping);
+    assert_eq!(code, 1001);
+    assert!(status.success());
+}

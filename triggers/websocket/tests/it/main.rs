@@ -1,0 +1,8 @@
+//! Sockets over a real listener, a fake engine behind them, and clients that speak the protocol or break it.
+
+mod bad_input;
+mod bounds;
+mod events;
+mod lifetime;
+mod rooms;
+mod support;
