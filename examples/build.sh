@@ -34,6 +34,7 @@ unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_RUSTFLAGS CARGO_BUILD_TARGET
 # Every module, its sources, and what it is compiled for. Modules for wasm32-unknown-unknown become components: they
 # import nothing but what they use of their world, no WASI behind the scenes.
 modules='
+examples/chat/modules/chat.wasm            examples/chat/guests/chat            wasm32-unknown-unknown
 examples/quickstart/modules/alerts.wasm    examples/quickstart/guests/alerts    wasm32-unknown-unknown
 examples/quickstart/modules/hello.wasm     examples/quickstart/guests/hello     wasm32-unknown-unknown
 examples/quickstart/modules/orders.wasm    examples/quickstart/guests/orders    wasm32-unknown-unknown
@@ -194,7 +195,7 @@ check() {
         say "$lock does not belong to these modules and sources; run examples/build.sh and commit what it writes"
         wrong=yes
     fi
-    for module in examples/quickstart/modules/*.wasm tests/guests/*.wasm; do
+    for module in examples/chat/modules/*.wasm examples/quickstart/modules/*.wasm tests/guests/*.wasm; do
         grep -q "^path = \"$module\"$" "$lock" || { say "$module is not built here" && wrong=yes; }
     done
 

@@ -41,7 +41,7 @@ use tokio_util::task::TaskTracker;
 use trigger_core::clock::{Clock, Wake};
 use trigger_core::{
     Accepted, Answer, Binding, BoxFuture, Bus, Cancelled, Dispatch, Failure, FailureCode, Gate, InvocationContext,
-    Kind, Progress, Refused, Response, Shed, SkippedFire, Status,
+    Kind, Progress, Refused, Response, Shed, SkippedFire, Sockets, Status,
 };
 use uuid::Uuid;
 
@@ -98,6 +98,7 @@ pub struct Dispatcher {
     executor: Arc<dyn Executor>,
     store: Arc<dyn Store>,
     bus: Arc<dyn Bus>,
+    sockets: Option<Arc<dyn Sockets>>,
     slots: Slots,
     ring: Arc<Ring>,
     ledger: Arc<Ledger>,
@@ -135,6 +136,8 @@ pub struct Parts {
     pub store: Arc<dyn Store>,
     /// Takes what guests publish, and dead letters.
     pub bus: Arc<dyn Bus>,
+    /// The sockets that are open, where this build has them.
+    pub sockets: Option<Arc<dyn Sockets>>,
     /// Remembers what happened.
     pub ring: Arc<Ring>,
     /// When it happened, and when something is due.
@@ -156,6 +159,7 @@ impl Dispatcher {
             executor: parts.executor,
             store: parts.store,
             bus: parts.bus,
+            sockets: parts.sockets,
             ring: parts.ring,
             ledger: Arc::default(),
             targets: Targets::default(),

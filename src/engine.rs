@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use trigger_core::{BindError, Binding, Bus, Clock, Dispatch, Jobs, Problem, Step, Timers};
+use trigger_core::{BindError, Binding, Bus, Clock, Dispatch, Jobs, Problem, Sockets, Step, Timers};
 
 use crate::advance::Advance;
 use crate::config::{self, Document, EngineConfig, FunctionConfig, Manifest, Report, StoreConfig};
@@ -66,6 +66,8 @@ pub struct Sources {
     pub jobs: Option<Arc<dyn Jobs>>,
     /// Where timers are set, where this build has them.
     pub timers: Option<Arc<dyn Timers>>,
+    /// The sockets that are open, where this build has them.
+    pub sockets: Option<Arc<dyn Sockets>>,
     /// The clock that every decision about time goes by.
     pub clock: Clock,
 }
@@ -190,7 +192,7 @@ impl Engine {
         machine: Machine,
         sources: Sources,
     ) -> Result<Arc<Self>, Error> {
-        let Sources { bus, kinds, jobs, timers, clock } = sources;
+        let Sources { bus, kinds, jobs, timers, sockets, clock } = sources;
         let store = open_store(&config, &clock).await?;
         let functions = Arc::new(OnceLock::new());
         let databases = Databases::new(&config.databases);
@@ -199,6 +201,7 @@ impl Engine {
         let services = Services {
             jobs: jobs.clone(),
             timers: timers.clone(),
+            sockets: sockets.clone(),
             databases,
             relay: Some(relay.clone()),
             kv: Some(KeyValues { store: store.clone(), limits: config.kv }),
@@ -234,6 +237,7 @@ impl Engine {
                 executor: executor.clone(),
                 store: store.clone(),
                 bus: bus.clone(),
+                sockets,
                 ring: ring.clone(),
                 clock: clock.clone(),
             },

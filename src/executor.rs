@@ -40,7 +40,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use trigger_core::{
-    Answer, BoxFuture, Clock, Custody, Failure, InvocationContext, Jobs, Message, Progress, Response, Timers,
+    Answer, BoxFuture, Clock, Custody, Failure, InvocationContext, Jobs, Message, Progress, Response, SocketEffect,
+    Sockets, Timers,
 };
 
 use crate::config::KvConfig;
@@ -82,6 +83,8 @@ pub struct Services {
     pub jobs: Option<Arc<dyn Jobs>>,
     /// The timers by name, where this build has them.
     pub timers: Option<Arc<dyn Timers>>,
+    /// The sockets that are open, where this build has them.
+    pub sockets: Option<Arc<dyn Sockets>>,
     /// The databases by name.
     pub databases: Databases,
     /// What takes over what is committed there with a transaction, where there is an engine that runs it.
@@ -300,17 +303,19 @@ pub struct Effects {
     pub messages: Vec<Message>,
     /// Jobs to enqueue and timers to set: events that were checked and not accepted yet.
     pub events: Vec<InvocationContext>,
+    /// What is done to sockets.
+    pub sockets: Vec<SocketEffect>,
 }
 
 impl Effects {
     /// Whether it asked for nothing.
     pub fn is_empty(&self) -> bool {
-        self.messages.is_empty() && self.events.is_empty()
+        self.messages.is_empty() && self.events.is_empty() && self.sockets.is_empty()
     }
 
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
-        self.messages.len() + self.events.len()
+        self.messages.len() + self.events.len() + self.sockets.len()
     }
 }
 

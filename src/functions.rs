@@ -266,6 +266,9 @@ pub struct Allow {
     /// Functions that it may call: `name` in its own namespace, `namespace.name` in another; wildcards as in
     /// subscriptions.
     pub invoke: Vec<String>,
+    /// Functions whose sockets it may reach: `name` in its own namespace, `namespace.name` in another; wildcards as in
+    /// subscriptions.
+    pub sockets: Vec<String>,
     /// Secrets that it is told, by name.
     pub secrets: Vec<String>,
     /// Whom it may send requests to: a scheme, a host (`*.` before it for all that end so) and perhaps a port.

@@ -10,7 +10,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use trigger_core::{
     Accepted, Answer, Binding, BoxFuture, Cancelled, Clock, Custody, EnqueueError, Failure, FailureCode,
-    InvocationContext, Jobs, Kind, NewJob, NewTimer, Refused, Timers,
+    InvocationContext, Jobs, Kind, NewJob, NewTimer, Refused, SocketEffect, SocketMember, Sockets, Timers,
 };
 use uuid::Uuid;
 
@@ -65,6 +65,7 @@ impl Local {
         let services = Services {
             jobs: Some(nowhere.clone()),
             timers: Some(nowhere.clone()),
+            sockets: Some(nowhere.clone()),
             kv: Some(KeyValues { store, limits: KvConfig::default() }),
             functions: Arc::new(OnceLock::from(functions)),
             ..Services::default()
@@ -106,7 +107,7 @@ impl Local {
 /// Everything that costs nobody anything: what a module asks for then tells what it has to be granted.
 pub fn allow_all() -> Allow {
     let all = || vec![">".to_owned()];
-    Allow { publish: all(), jobs: all(), timers: all(), kv: all(), invoke: all(), ..Allow::default() }
+    Allow { publish: all(), jobs: all(), timers: all(), kv: all(), invoke: all(), sockets: all(), ..Allow::default() }
 }
 
 /// The one module.
@@ -127,7 +128,7 @@ fn binding(namespace: &str, function: &str, trigger: &str, kind: Kind) -> Bindin
     }
 }
 
-/// Has every queue and every timer, and keeps nothing.
+/// Has every queue and every timer and no socket, and keeps nothing.
 struct Nowhere {
     namespace: Box<str>,
 }
@@ -172,6 +173,24 @@ impl Jobs for Nowhere {
 
     fn cancel(&self, _: Uuid) -> BoxFuture<'_, Result<Cancelled, Refused>> {
         Box::pin(std::future::ready(Ok(Cancelled::Unknown)))
+    }
+}
+
+impl Sockets for Nowhere {
+    fn serves(&self, _: &str, _: &str) -> bool {
+        true
+    }
+
+    fn apply(&self, _: SocketEffect) {
+        unreachable!("{WITH_THE_ATTEMPT}")
+    }
+
+    fn members(&self, _: &str, _: &str, _: &str, _: Option<Uuid>) -> Vec<SocketMember> {
+        Vec::new()
+    }
+
+    fn attachment(&self, _: &str, _: &str, _: Uuid) -> Option<Bytes> {
+        None
     }
 }
 

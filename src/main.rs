@@ -241,6 +241,10 @@ async fn serve(
         timers: Some(alarms),
         #[cfg(not(feature = "timer"))]
         timers: None,
+        #[cfg(feature = "websocket")]
+        sockets: Some(hub),
+        #[cfg(not(feature = "websocket"))]
+        sockets: None,
         clock: clock.clone(),
     };
     let engine = Engine::new(path, config, machine, sources).await?;

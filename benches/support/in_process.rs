@@ -91,6 +91,7 @@ impl Engine {
             executor: wrap(executor.clone()),
             store: store.clone(),
             bus: Arc::new(MemoryBus::default()),
+            sockets: None,
             ring: ring.clone(),
             clock: Clock::system(),
         };

@@ -280,12 +280,13 @@ fn needed(attempt: &Attempt) -> Option<String> {
         events.map(|event| event.binding.trigger_id.to_string()).collect()
     };
     let publish = effects.messages.iter().map(|message| message.subject.to_string()).collect();
-    let lists: [(&str, BTreeSet<String>); 6] = [
+    let lists: [(&str, BTreeSet<String>); 7] = [
         ("publish", publish),
         ("jobs", of_kind(Kind::Job)),
         ("timers", of_kind(Kind::Timer)),
         ("kv", targets(|op| op.op.starts_with("kv-")).map(bucket).collect()),
         ("invoke", targets(|op| op.op.starts_with("invoke")).collect()),
+        ("sockets", targets(|op| op.op.starts_with("socket-")).collect()),
         ("http", targets(|op| op.op == "http").collect()),
     ];
     let used = lists.iter().filter(|(_, names)| !names.is_empty());

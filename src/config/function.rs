@@ -255,6 +255,7 @@ impl Checker<'_> {
         self.grants("sql", "databases", &typed.allow.sql, "shop");
         self.grants("kv", "buckets", &typed.allow.kv, "sessions.*");
         self.grants("invoke", "functions", &typed.allow.invoke, "billing.*");
+        self.grants("sockets", "functions", &typed.allow.sockets, "chat");
         self.hosts(&typed.allow.http);
         self.secrets(&typed.allow.secrets, engine);
         self.environment(&typed.env_vars);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, watch};
-use trigger_core::{Binding, InvocationContext, Message, Progress};
+use trigger_core::{Binding, InvocationContext, Message, Progress, SocketEffect};
 use uuid::Uuid;
 
 use super::Dispatcher;
@@ -23,13 +23,22 @@ impl Dispatcher {
     ///
     /// Events first: they are one commit or nothing, while a message that the bus has taken cannot be taken back.
     pub(super) async fn release(&self, effects: Effects) -> Result<(), String> {
-        let Effects { messages, events } = effects;
+        let Effects { messages, events, sockets } = effects;
         self.accept_caused(events)
             .await
             .map_err(|error| format!("the attempt's jobs and timers could not be kept: {error}"))?;
         self.publish(messages)
             .await
-            .map_err(|error| format!("the attempt's messages could be neither published nor kept: {error}"))
+            .map_err(|error| format!("the attempt's messages could be neither published nor kept: {error}"))?;
+        self.tell_sockets(sockets);
+        Ok(())
+    }
+
+    /// Does to sockets what an attempt asked for that has succeeded. It comes last, since it cannot fail: a socket has
+    /// what it is sent, or is gone.
+    pub(super) fn tell_sockets(&self, effects: Vec<SocketEffect>) {
+        let Some(sockets) = &self.sockets else { return };
+        effects.into_iter().for_each(|effect| sockets.apply(effect));
     }
 
     /// Publishes what a guest published; what the bus does not take now is kept in the outbox.
@@ -81,9 +90,10 @@ impl Dispatcher {
         }
     }
 
-    /// Releases what a guest has committed elsewhere under this id, in one commit, unless that was done before.
+    /// Releases what a guest has committed elsewhere under this id, in one commit, unless that was done before. Nothing of
+    /// it is for sockets: those are told by the attempt itself.
     pub async fn release_once(&self, id: Uuid, effects: Effects) -> store::Result<()> {
-        let Effects { messages, events } = effects;
+        let Effects { messages, events, sockets: _ } = effects;
         let events: Vec<QueuedInvocation> = events.into_iter().map(QueuedInvocation::new).collect();
         let keep_until = Some(self.now() + self.settings.results_keep);
         let release = Release { id, messages, events: events.clone(), keep_until };

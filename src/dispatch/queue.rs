@@ -371,7 +371,7 @@ impl Dispatcher {
     }
 
     async fn complete(&self, mut row: Row<'_>, response: Response) {
-        let Effects { messages: effects, events } = std::mem::take(&mut row.running.effects);
+        let Effects { messages: effects, events, sockets } = std::mem::take(&mut row.running.effects);
         let published = !effects.is_empty();
         let caused: Vec<Arc<Binding>> = events.iter().map(|event| event.binding.clone()).collect();
         let events = events.into_iter().map(QueuedInvocation::new).collect();
@@ -381,6 +381,7 @@ impl Dispatcher {
         let settle = Settle::Ok { response: response.clone(), keep_until, effects, events };
         if self.settle(row.claim, settle).await {
             self.caused(&caused);
+            self.tell_sockets(sockets);
             let (binding, attempts) = (row.running.invocation.binding.clone(), row.running.invocation.attempt);
             self.waiters.ended(row.claim.invocation_id, || Status {
                 binding: (*binding).clone(),

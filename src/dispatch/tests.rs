@@ -8,7 +8,8 @@ use bytes::Bytes;
 use trigger_core::testing::eventually;
 use trigger_core::{
     Answer, Binding, Clock, Custody, DeadReason, Dispatch as _, Failure, FailureCode, InvocationContext, Kind, Message,
-    Response, Shed, SkipReason, StatusState,
+    Recipients, Response, Shed, SkipReason, SocketCommand, SocketEffect, SocketFrame, SocketMember, Sockets,
+    StatusState,
 };
 
 use super::{Dispatcher, Parts, Settings};
@@ -32,6 +33,7 @@ struct Rig {
     versions: Arc<Versions>,
     ring: Arc<Ring>,
     bus: Arc<MemoryBus>,
+    told: Arc<Told>,
 }
 
 fn definition() -> Definition {
@@ -41,6 +43,28 @@ fn definition() -> Definition {
     definition.retry.jitter = Jitter::None;
     definition.dlq_topic = Some("dead.function".to_owned());
     definition
+}
+
+/// What was done to sockets.
+#[derive(Default)]
+struct Told(std::sync::Mutex<Vec<SocketCommand>>);
+
+impl Sockets for Told {
+    fn serves(&self, _: &str, _: &str) -> bool {
+        true
+    }
+
+    fn apply(&self, effect: SocketEffect) {
+        self.0.lock().unwrap().push(effect.command);
+    }
+
+    fn members(&self, _: &str, _: &str, _: &str, _: Option<uuid::Uuid>) -> Vec<SocketMember> {
+        Vec::new()
+    }
+
+    fn attachment(&self, _: &str, _: &str, _: uuid::Uuid) -> Option<Bytes> {
+        None
+    }
 }
 
 impl Rig {
@@ -54,17 +78,19 @@ impl Rig {
         let versions = Arc::new(Versions::new(store.clone()));
         let ring = Arc::new(Ring::new(1024));
         let bus = Arc::new(MemoryBus::default());
+        let told = Arc::new(Told::default());
         let parts = Parts {
             registry: registry.clone(),
             versions: versions.clone(),
             executor: Arc::new(executor),
             store: store.clone(),
             bus: bus.clone(),
+            sockets: Some(told.clone()),
             ring: ring.clone(),
             clock: clock.clone(),
         };
         let dispatcher = Dispatcher::new(settings, parts);
-        let rig = Self { dispatcher, store, registry, versions, ring, bus };
+        let rig = Self { dispatcher, store, registry, versions, ring, bus, told };
         rig.deploy(definition).await;
         rig.dispatcher.run();
         rig
@@ -236,7 +262,7 @@ async fn what_a_guest_publishes_is_sent_on_success_and_dropped_on_failure() {
             let result = if number == 1 { Err(guest_error()) } else { Ok(Response::default()) };
             let payload = Bytes::from(format!("from attempt {number}"));
             let effect = Message { subject: "made".into(), payload, ..Message::default() };
-            let effects = Effects { messages: vec![effect], events: Vec::new() };
+            let effects = Effects { messages: vec![effect], ..Effects::default() };
             Attempt { effects, ..native_attempt(result) }
         })
     });

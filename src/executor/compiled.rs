@@ -18,6 +18,7 @@ const SERVED: &[&str] = &[
     "tripline:function/jobs@",
     "tripline:function/timers@",
     "tripline:function/sql@",
+    "tripline:function/sockets@",
     "tripline:function/key-value@",
     "tripline:function/secrets@",
     "tripline:function/http-client@",

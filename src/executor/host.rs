@@ -8,6 +8,7 @@ mod kv;
 mod messaging;
 mod questions;
 pub(super) mod secrets;
+mod sockets;
 #[expect(unreachable_pub, reason = "the generated bindings are public, and name its resource")]
 pub mod sql;
 pub(super) mod standard;

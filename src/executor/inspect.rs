@@ -28,6 +28,7 @@ const OFFERED: &[&str] = &[
     "tripline:function/jobs@0.1.",
     "tripline:function/timers@0.1.",
     "tripline:function/sql@0.1.",
+    "tripline:function/sockets@0.1.",
     "tripline:function/key-value@0.1.",
     "tripline:function/secrets@0.1.",
     "tripline:function/http-client@0.1.",

@@ -194,7 +194,7 @@ mod tests {
         event.depth = 3;
         let headers = Headers::List(vec![("a".to_owned(), Bytes::from_static(b"\xff"))]);
         let message = Message { subject: "a.b".into(), reply: None, headers, payload: Bytes::from_static(b"first") };
-        Effects { messages: vec![message], events: vec![event] }
+        Effects { messages: vec![message], events: vec![event], ..Effects::default() }
     }
 
     fn now() -> DateTime<Utc> {

@@ -192,7 +192,7 @@ fn committed_modules_match_their_sources() {
         assert_eq!(digest, text("sources_sha256"), "the sources of {} changed: run examples/build.sh", text("path"));
         listed.push(path);
     }
-    for directory in ["examples/quickstart/modules", "tests/guests"] {
+    for directory in ["examples/chat/modules", "examples/quickstart/modules", "tests/guests"] {
         for file in files(&workspace().join(directory)) {
             if file.extension().is_some_and(|extension| extension == "wasm") {
                 assert!(listed.contains(&file), "{} is not in examples/modules.lock", file.display());

@@ -100,3 +100,56 @@ async fn a_component_answers_frames_and_a_new_version_takes_its_sockets_over() {
     assert_eq!(code, 1001);
     assert!(status.success());
 }
+
+/// The example's function, whose sockets speak `tripline.v1` where they ask for it.
+fn chat() -> Project {
+    let source = crate::support::engine::workspace().join("examples/chat");
+    let text = std::fs::read_to_string(source.join("tripline.toml")).unwrap();
+    let project = Project::new("", &text);
+    std::fs::create_dir(project.path("modules")).unwrap();
+    std::fs::copy(source.join("modules/chat.wasm"), project.path("modules/chat.wasm")).unwrap();
+    project
+}
+
+#[tokio::test]
+async fn the_chat_room_talks_announces_refuses_and_goes_on_after_a_break() {
+    let project = chat();
+    let engine = project.serve().await;
+    assert!(project.get("/").await.text().contains("<title>Chat</title>"));
+    assert_eq!(open(&project, "/rooms/lobby", &[]).await.map(drop), Err(403), "a name is needed");
+    assert_eq!(project.get("/rooms/lobby").await.status, 405, "this path is for POST, and for sockets");
+
+    let mut ann = open(&project, "/rooms/lobby?name=ann", &[]).await.unwrap();
+    assert_eq!(ann.text().await, r#"{"came":"ann"}"#);
+    let speaks = [("sec-websocket-protocol", "tripline.v1")];
+    let mut bob = open(&project, "/rooms/lobby?name=bob", &speaks).await.unwrap();
+    assert_eq!(ann.text().await, r#"{"came":"bob"}"#);
+    let mut other = open(&project, "/rooms/other?name=eve", &[]).await.unwrap();
+    assert_eq!(other.text().await, r#"{"came":"eve"}"#);
+
+    ann.send("hello").await;
+    assert_eq!(ann.text().await, r#"{"from":"ann","text":"hello"}"#);
+    // Another trigger's event reaches the sockets.
+    assert_eq!(project.post("/rooms/lobby", "lunch").await.status, 202);
+    assert_eq!(ann.text().await, r#"{"announcement":"lunch"}"#);
+    let mut told = Vec::new();
+    while told.len() < 5 {
+        told.push(serde_json::from_str::<serde_json::Value>(&bob.text().await).unwrap());
+    }
+    let types: Vec<&str> = told.iter().map(|told| told["type"].as_str().unwrap()).collect();
+    assert_eq!(types, ["welcome", "joined", "message", "message", "message"]);
+    let seq = told[3]["seq"].as_u64().unwrap();
+    assert_eq!(told[3]["text"], r#"{"from":"ann","text":"hello"}"#);
+
+    // Bob loses his connection, misses a line, and comes back for it.
+    drop(bob);
+    let mut back = open(&project, &format!("/rooms/lobby?name=bob&resume_from=lobby:{seq}"), &speaks).await.unwrap();
+    let mut texts = Vec::new();
+    while texts.last().is_none_or(|text| text != r#"{"came":"bob"}"#) {
+        let told: serde_json::Value = serde_json::from_str(&back.text().await).unwrap();
+        texts.extend(told["text"].as_str().map(str::to_owned));
+    }
+    assert_eq!(texts, [r#"{"announcement":"lunch"}"#, r#"{"came":"bob"}"#]);
+    assert_eq!(project.metric("tripline_ledger_drift", &[]).await, 0);
+    engine.kill();
+}

@@ -143,6 +143,11 @@ impl Event {
         invocation::attribute(&format!("param.{name}"))
     }
 
+    /// The socket that it came from, where it came from one.
+    pub fn client(&self) -> Option<String> {
+        invocation::attribute("client").filter(|_| self.trigger == Trigger::Websocket)
+    }
+
     /// W3C trace context of this attempt.
     pub fn traceparent(&self) -> String {
         invocation::traceparent()

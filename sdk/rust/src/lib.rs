@@ -39,6 +39,7 @@ mod messages;
 mod response;
 mod run;
 pub mod secrets;
+pub mod sockets;
 pub mod sql;
 pub mod timers;
 mod when;

@@ -180,7 +180,7 @@ const EVERYTHING: &str = r#"
     retry = { backoff = "linear", factor = 4, max_delay_seconds = 5.5, jitter = "quarter", max_age_seconds = 6, except = ["trap", "timeout"] }
     dlq_topic = "dead.one"
     env_vars = { SIZE = "320", EMPTY = "" }
-    allow = { publish = ["orders.*.created", "thumbs.>"], jobs = ["thumbnails", "mail.*"], timers = ["reminders"], sql = ["shop"], kv = ["default", "sessions.*"], secrets = ["API_KEY"], http = ["https://api.example.com"], invoke = ["two", "billing.*"] }
+    allow = { publish = ["orders.*.created", "thumbs.>"], jobs = ["thumbnails", "mail.*"], timers = ["reminders"], sql = ["shop"], kv = ["default", "sessions.*"], secrets = ["API_KEY"], http = ["https://api.example.com"], invoke = ["two", "billing.*"], sockets = ["chat"] }
     concurrency = 7
     max_input_bytes = 8
     max_output_bytes = 9
@@ -221,6 +221,7 @@ fn every_field_of_a_definition_can_be_set() {
             secrets: vec!["API_KEY".to_owned()],
             http: vec!["https://api.example.com".to_owned()],
             invoke: vec!["two".to_owned(), "billing.*".to_owned()],
+            sockets: vec!["chat".to_owned()],
         },
         concurrency: Some(7),
         max_input_bytes: 8,

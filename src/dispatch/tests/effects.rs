@@ -16,7 +16,7 @@ fn causing(failures: u32) -> NativeExecutor {
         let mut caused = InvocationContext::new(binding(Kind::Job), Custody::Engine, Bytes::from_static(b"caused"));
         caused.caused_by(invocation);
         let result = if number <= failures { Err(guest_error()) } else { Ok(Response::default()) };
-        let effects = Effects { messages: Vec::new(), events: vec![caused] };
+        let effects = Effects { messages: Vec::new(), events: vec![caused], ..Effects::default() };
         Box::pin(async move { Attempt { effects, ..native_attempt(result) } })
     })
 }
@@ -80,7 +80,7 @@ async fn an_attempt_whose_claim_was_lost_causes_nothing() {
         let gate = inside.clone();
         Box::pin(async move {
             gate.acquire().await.unwrap().forget();
-            let effects = Effects { messages: Vec::new(), events: vec![caused] };
+            let effects = Effects { messages: Vec::new(), events: vec![caused], ..Effects::default() };
             Attempt { effects, ..native_attempt(Ok(Response::default())) }
         })
     });
@@ -103,7 +103,7 @@ async fn a_chain_of_jobs_is_cut_at_its_depth() {
     let executor = NativeExecutor::new(|invocation: &InvocationContext| {
         let mut next = InvocationContext::new(binding(Kind::Job), Custody::Engine, Bytes::new());
         next.caused_by(invocation);
-        let effects = Effects { messages: Vec::new(), events: vec![next] };
+        let effects = Effects { messages: Vec::new(), events: vec![next], ..Effects::default() };
         Box::pin(async move { Attempt { effects, ..native_attempt(Ok(Response::default())) } })
     });
     let rig = Rig::new(definition(), Settings { max_depth: 3, ..Settings::default() }, executor).await;
@@ -153,4 +153,38 @@ async fn the_newest_progress_of_a_running_row_is_kept() {
     eventually("the end", || rig.outcomes() == [(1, "ok")]).await;
     // Nobody keeps what an inline attempt says.
     assert!(matches!(rig.dispatcher.dispatch(event(Custody::Caller)).await, Answer::Ok(_)));
+}
+
+/// Sends a frame to everyone by every attempt, the first `failures` of which fail.
+fn telling(failures: u32) -> NativeExecutor {
+    let made = AtomicU32::new(0);
+    NativeExecutor::new(move |_: &InvocationContext| {
+        let number = made.fetch_add(1, Ordering::SeqCst) + 1;
+        let frame = SocketFrame::Text(number.to_string());
+        let command = SocketCommand::Send { to: Recipients::Everyone, frame };
+        let effect = SocketEffect { namespace: "default".into(), function: "chat".into(), command };
+        let result = if number <= failures { Err(guest_error()) } else { Ok(Response::default()) };
+        let effects = Effects { sockets: vec![effect], ..Effects::default() };
+        Box::pin(async move { Attempt { effects, ..native_attempt(result) } })
+    })
+}
+
+#[tokio::test]
+async fn sockets_are_told_by_the_attempt_that_succeeds() {
+    let frames = |rig: &Rig| -> Vec<String> {
+        let text = |command: &SocketCommand| match command {
+            SocketCommand::Send { frame: SocketFrame::Text(text), .. } => text.clone(),
+            other => panic!("{other:?}"),
+        };
+        rig.told.0.lock().unwrap().iter().map(text).collect()
+    };
+    let rig = Rig::new(definition(), Settings::default(), telling(1)).await;
+    assert!(matches!(rig.dispatcher.dispatch(event(Custody::Caller)).await, Answer::Failed(_)));
+    assert!(frames(&rig).is_empty(), "what failed has told nobody");
+    assert!(matches!(rig.dispatcher.dispatch(event(Custody::Caller)).await, Answer::Ok(_)));
+    assert_eq!(frames(&rig), ["2"], "before its caller is answered");
+    let rig = Rig::new(definition(), Settings::default(), telling(2)).await;
+    rig.dispatcher.accept(event(Custody::Engine)).await.unwrap();
+    eventually("the row to end", || !frames(&rig).is_empty()).await;
+    assert_eq!(frames(&rig), ["3"], "two attempts failed");
 }

@@ -105,6 +105,11 @@ pub(super) fn shown(name: &str) -> String {
     prefix(name, SHOWN).to_owned()
 }
 
+/// A function's name, or a grant of it, with its namespace: without one it is the caller's own.
+pub(super) fn qualified(namespace: &str, name: &str) -> String {
+    if name.contains('.') { name.to_owned() } else { format!("{namespace}.{name}") }
+}
+
 impl Guest {
     /// Whether one of the grants under `key` of the definition's `allow` covers a name.
     pub(super) fn granted(&self, key: &str, grants: &[String], name: &str) -> Result<(), Refusal> {
@@ -129,7 +134,7 @@ impl Guest {
         let bounds = self.bounds;
         if count > bounds.max_effects || total > bounds.max_effect_bytes {
             return Err(format!(
-                "the attempt would have {count} messages, jobs and timers of {total} bytes, the limits are {} and {}",
+                "the attempt would have {count} effects (messages, jobs, timers, frames) of {total} bytes, the limits are {} and {}",
                 bounds.max_effects, bounds.max_effect_bytes
             ));
         }
@@ -152,12 +157,17 @@ impl Guest {
         self.effects.events.len() < before
     }
 
-    /// Takes what is held back so far, and its bytes.
+    /// Takes what is held back so far, and its bytes, but what is to be done to sockets: that no store keeps, and it stays
+    /// with the attempt.
     pub(super) fn take_effects(&mut self) -> (Effects, usize) {
         if let Some(served) = &mut self.served {
             served.timers.clear();
         }
-        (std::mem::take(&mut self.effects), std::mem::take(&mut self.effect_bytes))
+        let sockets = std::mem::take(&mut self.effects.sockets);
+        let stays = sockets.iter().map(|effect| effect.command.bytes()).sum();
+        let taken = std::mem::replace(&mut self.effects, Effects { sockets, ..Effects::default() });
+        let bytes = std::mem::replace(&mut self.effect_bytes, stays);
+        (taken, bytes - stays)
     }
 
     /// Notes what became of a call.

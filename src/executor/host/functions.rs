@@ -7,7 +7,7 @@ use bytes::Bytes;
 use trigger_core::{Answer, Custody, InvocationContext, subject};
 
 use super::bindings::tripline::function::functions::{Error, Failed, Host, Options};
-use super::events::{Refusal, header_bytes, headers, shown};
+use super::events::{Refusal, header_bytes, headers, qualified, shown};
 use crate::executor::Functions;
 use crate::executor::guest::Guest;
 
@@ -111,9 +111,4 @@ impl Guest {
         event.headers = headers;
         Ok((functions, event))
     }
-}
-
-/// A name, or a grant, with its namespace: without one it is the caller's own.
-fn qualified(namespace: &str, name: &str) -> String {
-    if name.contains('.') { name.to_owned() } else { format!("{namespace}.{name}") }
 }

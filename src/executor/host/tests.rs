@@ -3,6 +3,7 @@
 mod functions;
 mod kv;
 mod secrets;
+mod sockets;
 mod work;
 
 use std::sync::Arc;

@@ -97,6 +97,19 @@ pub enum SocketCommand {
     },
 }
 
+impl SocketCommand {
+    /// Bytes that it brings.
+    pub fn bytes(&self) -> usize {
+        match self {
+            SocketCommand::Send { frame: SocketFrame::Text(text), .. } => text.len(),
+            SocketCommand::Send { frame: SocketFrame::Binary(bytes), .. } | SocketCommand::Attach { bytes, .. } => {
+                bytes.len()
+            }
+            _ => 0,
+        }
+    }
+}
+
 /// Whom a frame is sent to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Recipients {
