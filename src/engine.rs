@@ -8,10 +8,11 @@ use chrono::{DateTime, Utc};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use trigger_core::{BindError, Bus, Clock, Dispatch, Jobs, Problem, Step, Timers};
+use trigger_core::{BindError, Bus, Clock, Credentials, Dispatch, Jobs, Problem, Step, Timers};
 
 use crate::advance::Advance;
 use crate::config::{self, Document, EngineConfig, FunctionConfig, Manifest, Report, StoreConfig};
+use crate::credentials::Known;
 use crate::databases::Databases;
 use crate::dispatch::{self, Dispatcher, slots};
 use crate::egress::{Egress, SystemResolver};
@@ -27,6 +28,7 @@ use crate::store::postgres::{PostgresSettings, PostgresStore};
 use crate::store::sqlite::{self, Place, SqliteSettings, SqliteStore};
 use crate::store::{self, Deploy, Deployed, Store};
 use crate::supervisor::Supervisor;
+use crate::tokens::Tokens;
 use crate::traces::{Ring, Writer, WriterSettings};
 
 /// Why the engine could not start, or could not take a manifest.
@@ -100,6 +102,8 @@ pub struct Engine {
     pub advance: Advance,
     /// When it started, by its clock.
     pub started_at: DateTime<Utc>,
+    /// The tokens of callers.
+    pub tokens: Arc<Tokens>,
     secrets: Arc<Secrets>,
     versions: Arc<Versions>,
     kinds: Arc<Kinds>,
@@ -247,9 +251,11 @@ impl Engine {
             executor.clone(),
         );
         let dispatch: Arc<dyn Dispatch> = dispatcher.clone();
+        let tokens = Arc::new(Tokens::new(store.clone(), clock.clone(), config.namespace.clone()));
+        let credentials: Arc<dyn Credentials> = Arc::new(Known { secrets: secrets.clone(), tokens: tokens.clone() });
         let advance = Advance::new(dispatcher.clone(), store.clone());
         Ok(Arc::new(Self {
-            supervisor: Supervisor::new(kinds.clone(), dispatch, clock.clone()),
+            supervisor: Supervisor::new(kinds.clone(), dispatch, credentials, clock.clone()),
             config,
             store,
             bus,
@@ -264,6 +270,7 @@ impl Engine {
             started_at: clock.now(),
             clock,
             advance,
+            tokens,
             secrets,
             versions,
             kinds,

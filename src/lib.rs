@@ -18,6 +18,9 @@ pub mod egress;
 pub mod functions;
 pub mod secrets;
 
+pub mod credentials;
+pub mod tokens;
+
 pub mod dispatch;
 pub mod executor;
 pub mod relay;

@@ -24,5 +24,6 @@ mod reload;
 mod sql;
 mod support;
 mod timers;
+mod tokens;
 mod transactions;
 mod waits;

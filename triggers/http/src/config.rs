@@ -6,6 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use http::Method;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
+use trigger_auth::Auth;
 use trigger_core::{Problems, Terms};
 
 use crate::pattern::Pattern;
@@ -57,6 +58,10 @@ pub struct Config {
     #[serde(default = "default_retry_within_seconds", deserialize_with = "bounded_within")]
     #[schemars(range(min = 0, max = 300))]
     pub retry_within_seconds: u32,
+    /// Who may call: `{ type = "none" }`, `{ type = "token" }`, …. By default everybody where the function `is_public`,
+    /// and whoever has a token for it where it is not.
+    #[serde(default)]
+    pub auth: Auth,
 }
 
 /// The methods of a route, as typed.
@@ -250,6 +255,7 @@ impl Config {
         if let Err(mistake) = Pattern::parse(&self.path) {
             problems.add("path", mistake.message, mistake.help);
         }
+        problems.within("auth", |problems| self.auth.check(problems));
     }
 
     /// Why two routes cannot both exist. Sections that `check` refuses conflict with nothing.

@@ -50,8 +50,12 @@ impl Routes {
         response
     }
 
-    async fn run<B: Body<Data = Bytes>>(&self, hit: Hit, head: Parts, body: B, id: &mut RequestId) -> Reply {
+    async fn run<B: Body<Data = Bytes>>(&self, hit: Hit, mut head: Parts, body: B, id: &mut RequestId) -> Reply {
         let Hit { route, attributes, in_flight: _until_answered } = hit;
+        let caller = match &route.guard {
+            None => None,
+            Some(guard) => Some(Box::pin(guard.check(&mut head)).await?),
+        };
         let (key, wait) = match route.mode {
             Mode::Sync => (None, None),
             Mode::Async => (idempotency_key(&head.headers)?, Wait::of(&head.headers, route.max_wait_seconds)),
@@ -69,6 +73,7 @@ impl Routes {
         event.subject = head.uri.path().into();
         event.content_type = content_type(&head.headers).map(Box::from);
         event.attributes = attributes;
+        event.caller = caller.map(|caller| caller.name);
         event.request_id = id.given().map(Box::from);
         event.idempotency_key = key;
         event.terms = route.retries.map(|retries| retries.terms(event.received_at));
@@ -115,7 +120,7 @@ impl Routes {
         }
         let detail = format!("no route serves {method} on this path");
         let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail);
-        Err(Problem { allow: Some(allow), ..problem })
+        Err(Problem { header: Some(Box::new((header::ALLOW, allow))), ..problem })
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
+use trigger_auth::Guard;
 use trigger_core::{Attribute, Dispatch, TriggerContext};
 
 use crate::config::{Mode, Retries, Served};
@@ -59,6 +60,8 @@ pub(crate) struct Route {
     pub(crate) max_body_bytes: u64,
     pub(crate) max_wait_seconds: u32,
     pub(crate) retries: Option<Retries>,
+    /// Who may call; everybody where there is none.
+    pub(crate) guard: Option<Guard>,
     pub(crate) cx: TriggerContext,
     /// Requests under way; closed once the route is out of the table.
     pub(crate) in_flight: TaskTracker,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio_util::task::TaskTracker;
+use trigger_auth::{Auth, Guard};
 use trigger_core::{BindError, Binding, Kind, Problems, Trigger, TriggerContext, TriggerError, TriggerKind};
 
 use crate::config::{Config, Mode, Retries, Served};
@@ -48,7 +49,7 @@ impl TriggerKind for Http {
         })?;
         let pattern = Pattern::parse(&config.path).map_err(|mistake| refused(mistake.message, mistake.help))?;
         let retries = config.retries();
-        let Config { mode, max_body_bytes, max_wait_seconds, .. } = config;
+        let Config { mode, max_body_bytes, max_wait_seconds, auth, .. } = config;
         Ok(Bound {
             served,
             pattern,
@@ -56,6 +57,7 @@ impl TriggerKind for Http {
             max_body_bytes,
             max_wait_seconds,
             retries,
+            auth,
             starting: self.routes.starting(),
             routes: self.routes.clone(),
         })
@@ -70,6 +72,7 @@ pub struct Bound {
     max_body_bytes: u64,
     max_wait_seconds: u32,
     retries: Option<Retries>,
+    auth: Auth,
     starting: Starting,
     routes: Routes,
 }
@@ -78,10 +81,12 @@ impl Trigger for Bound {
     /// The route is in the table from the first poll on, so an old trigger that is asked to stop after this one was
     /// polled hands over without a gap.
     async fn run(self, cx: TriggerContext) -> Result<(), TriggerError> {
-        let Bound { served, pattern, mode, max_body_bytes, max_wait_seconds, retries, starting, routes } = self;
+        let Bound { served, pattern, mode, max_body_bytes, max_wait_seconds, retries, auth, starting, routes } = self;
         let shutdown = cx.shutdown.clone();
         let in_flight = TaskTracker::new();
-        let route = Arc::new(Route { served, pattern, mode, max_body_bytes, max_wait_seconds, retries, cx, in_flight });
+        let guard = Guard::new(&auth, &cx);
+        let route =
+            Arc::new(Route { served, pattern, mode, max_body_bytes, max_wait_seconds, retries, guard, cx, in_flight });
         let entry = Entry::new(routes, route);
         drop(starting);
         shutdown.cancelled().await;
