@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderValue, header};
 use trigger_core::{Refused, Shed, TriggerContext};
 
 use crate::config::{Auth, Scheme};
+use crate::webhook::Signature;
 use crate::{basic, bearer};
 
 /// Who came in.
@@ -57,30 +58,53 @@ pub struct Guard {
     cx: TriggerContext,
 }
 
+/// What a request's head has shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Checked {
+    /// Who came in.
+    Caller(Caller),
+    /// A signature, which proves nothing before the body was looked at ([`Guard::check_body`]). Only of triggers whose
+    /// type [needs a body](crate::AuthType::needs_body).
+    Signature(Signature),
+}
+
 impl Guard {
-    /// The guard of a trigger; `None` where everybody may come in.
-    pub fn new(auth: &Auth, cx: &TriggerContext) -> Option<Self> {
-        Some(Self { scheme: auth.scheme()?, cx: cx.clone() })
+    /// The guard of a trigger; `None` where everybody may come in. The error is one that [`Auth::check`] finds.
+    pub fn new(auth: &Auth, cx: &TriggerContext) -> Result<Option<Self>, String> {
+        Ok(auth.scheme()?.map(|scheme| Self { scheme, cx: cx.clone() }))
     }
 
     /// Looks at a request's head. Credentials that were good are taken out of it: what is made of the request
     /// afterwards, rows and dead letters included, does not hold them.
-    pub async fn check(&self, head: &mut Parts) -> Result<Caller, Denied> {
+    pub async fn check(&self, head: &mut Parts) -> Result<Checked, Denied> {
         let credentials = &*self.cx.credentials;
         let checked = match &self.scheme {
             Scheme::Basic { secrets } => basic::check(&head.headers, secrets, credentials),
             Scheme::Token { scopes } => bearer::check(&head.headers, scopes, &self.cx.binding, credentials).await,
+            Scheme::Webhook(webhook) => {
+                let signature = webhook.read(&head.headers, self.cx.clock.now().timestamp());
+                return signature.map(Checked::Signature).map_err(|denied| self.count(denied));
+            }
         };
-        match checked {
-            Ok(caller) => {
-                head.headers.remove(header::AUTHORIZATION);
-                Ok(caller)
+        let caller = checked.map_err(|denied| self.count(denied))?;
+        head.headers.remove(header::AUTHORIZATION);
+        Ok(Checked::Caller(caller))
+    }
+
+    /// Looks at a request's body, unchanged, where its head was not enough.
+    pub fn check_body(&self, checked: Checked, body: &[u8]) -> Result<Caller, Denied> {
+        match (checked, &self.scheme) {
+            (Checked::Caller(caller), _) => Ok(caller),
+            (Checked::Signature(signature), Scheme::Webhook(webhook)) => {
+                webhook.verify(&signature, body, &*self.cx.credentials).map_err(|denied| self.count(denied))
             }
-            Err(denied) => {
-                self.cx.dispatch.count_shed(&self.cx.binding, denied.reason, 1);
-                Err(denied)
-            }
+            (Checked::Signature(_), _) => unreachable!("only a webhook's guard makes signatures"),
         }
+    }
+
+    fn count(&self, denied: Denied) -> Denied {
+        self.cx.dispatch.count_shed(&self.cx.binding, denied.reason, 1);
+        denied
     }
 }
 

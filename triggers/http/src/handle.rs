@@ -52,9 +52,9 @@ impl Routes {
 
     async fn run<B: Body<Data = Bytes>>(&self, hit: Hit, mut head: Parts, body: B, id: &mut RequestId) -> Reply {
         let Hit { route, attributes, in_flight: _until_answered } = hit;
-        let caller = match &route.guard {
+        let checked = match &route.guard {
             None => None,
-            Some(guard) => Some(Box::pin(guard.check(&mut head)).await?),
+            Some(guard) => Some((guard, Box::pin(guard.check(&mut head)).await?)),
         };
         let (key, wait) = match route.mode {
             Mode::Sync => (None, None),
@@ -63,6 +63,7 @@ impl Routes {
         let payload = body::read(body, route.max_body_bytes, self.body_read_timeout())
             .await
             .map_err(|error| unread(error, route.max_body_bytes))?;
+        let caller = checked.map(|(guard, checked)| guard.check_body(checked, &payload)).transpose()?;
         check_content(&head, &payload)?;
 
         let custody = match route.mode {

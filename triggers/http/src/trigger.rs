@@ -84,7 +84,7 @@ impl Trigger for Bound {
         let Bound { served, pattern, mode, max_body_bytes, max_wait_seconds, retries, auth, starting, routes } = self;
         let shutdown = cx.shutdown.clone();
         let in_flight = TaskTracker::new();
-        let guard = Guard::new(&auth, &cx);
+        let guard = Guard::new(&auth, &cx).map_err(TriggerError)?;
         let route =
             Arc::new(Route { served, pattern, mode, max_body_bytes, max_wait_seconds, retries, guard, cx, in_flight });
         let entry = Entry::new(routes, route);

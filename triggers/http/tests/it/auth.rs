@@ -98,6 +98,29 @@ async fn a_route_without_a_guard_leaves_credentials_to_its_function() {
 }
 
 #[tokio::test]
+async fn a_webhook_is_known_by_the_signature_of_its_raw_body() {
+    let dispatch = FakeDispatch::echo();
+    let (routes, credentials) = guarded(&dispatch, "async", json!({ "type": "github", "secrets": ["HOOK"] })).await;
+    credentials.secrets.lock().unwrap().insert("HOOK".to_owned(), "It's a Secret to Everybody".into());
+    let signature = "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17";
+    let post = async |body, signature: Option<&str>| {
+        let headers: Vec<(&str, &str)> = signature.map(|value| ("x-hub-signature-256", value)).into_iter().collect();
+        ask(&routes, request("POST", "/x", &headers, body)).await
+    };
+    assert_eq!(post("Hello, World!", Some(signature)).await.status, 202);
+    assert_eq!(dispatch.accepted()[0].caller.as_deref(), Some("webhook:github"));
+    assert_eq!(dispatch.accepted()[0].payload, "Hello, World!");
+    for (body, signature) in
+        [("Hello, world!", Some(signature)), ("Hello, World!", None), ("Hello, World!", Some("sha256="))]
+    {
+        let reply = post(body, signature).await;
+        assert_eq!((reply.status, &*reply.code()), (401, "unauthenticated"));
+        assert!(reply.header("www-authenticate").is_some());
+    }
+    assert_eq!((dispatch.accepted().len(), dispatch.shed().len()), (1, 3));
+}
+
+#[tokio::test]
 async fn nobody_comes_in_while_nobody_knows() {
     let dispatch = FakeDispatch::echo();
     let (routes, credentials) = guarded(&dispatch, "sync", json!({ "type": "token" })).await;
