@@ -198,6 +198,7 @@ impl Engine {
         let databases = Databases::new(&config.databases);
         let relay = Relay::new(&*store, databases.clone(), clock.clone()).await?;
         let secrets = Arc::new(Secrets::new(config.secrets.clone()));
+        let egress = Arc::new(Egress::new(config.egress_networks.clone(), Arc::new(SystemResolver)));
         let services = Services {
             jobs: jobs.clone(),
             timers: timers.clone(),
@@ -206,7 +207,7 @@ impl Engine {
             kv: Some(KeyValues { store: store.clone(), limits: config.kv }),
             secrets: secrets.clone(),
             functions: functions.clone(),
-            egress: Arc::new(Egress::new(config.egress_networks.clone(), Arc::new(SystemResolver))),
+            egress: egress.clone(),
             clock: clock.clone(),
         };
         let executor = WasmExecutor::on(machine, Arc::new(StoredModules(store.clone())), services)
@@ -252,7 +253,8 @@ impl Engine {
         );
         let dispatch: Arc<dyn Dispatch> = dispatcher.clone();
         let tokens = Arc::new(Tokens::new(store.clone(), clock.clone(), config.namespace.clone()));
-        let credentials: Arc<dyn Credentials> = Arc::new(Known { secrets: secrets.clone(), tokens: tokens.clone() });
+        let credentials: Arc<dyn Credentials> =
+            Arc::new(Known { egress, secrets: secrets.clone(), tokens: tokens.clone() });
         let advance = Advance::new(dispatcher.clone(), store.clone());
         Ok(Arc::new(Self {
             supervisor: Supervisor::new(kinds.clone(), dispatch, credentials, clock.clone()),

@@ -28,7 +28,7 @@ pub(crate) fn check(headers: &HeaderMap, secrets: &[String], known: &dyn Credent
     let found = secrets.iter().fold(Choice::from(0), |found, name| found | is_presented(name));
     let user = presented.split(|&byte| byte == b':').next().and_then(|user| std::str::from_utf8(user).ok());
     match (bool::from(found), user) {
-        (true, Some(user)) => Ok(Caller { name: format!("basic:{user}").into() }),
+        (true, Some(user)) => Ok(Caller::named(format!("basic:{user}"))),
         _ => Err(denied("the user or the password is wrong")),
     }
 }

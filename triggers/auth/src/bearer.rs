@@ -27,7 +27,7 @@ pub(crate) async fn check(
     if !scopes.iter().all(|scope| token.scopes.contains(scope)) {
         return Err(Denied::forbidden("the token lacks a scope", insufficient(scopes)));
     }
-    Ok(Caller { name: format!("token:{}", token.name).into() })
+    Ok(Caller::named(format!("token:{}", token.name)))
 }
 
 /// The challenge that names the scopes that are needed.

@@ -1,10 +1,13 @@
 //! The keys `auth` of a section: what was typed, every mistake in it, and what is meant.
 
-use http::HeaderName;
+use http::{HeaderName, Uri};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use trigger_core::{Problems, Step};
 
+use crate::jwk::JwtAlgorithm;
+use crate::jwt::Jwt;
+use crate::keys::Keys;
 use crate::webhook::{Format, Hmac, Webhook};
 
 /// The most secrets that are active at once: each is tried.
@@ -13,13 +16,17 @@ const MAX_SECRETS: usize = 8;
 /// How far a signed time may be from the present one, in seconds, where nothing is said.
 const DEFAULT_TOLERANCE: u32 = 300;
 
+/// How far clocks may differ, in seconds, where nothing is said.
+const DEFAULT_LEEWAY: u32 = 60;
+
 /// Who may come in.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Auth {
     /// How callers prove who they are: `"none"` lets everybody in; `"basic"` asks for a user and a password, which a
     /// secret has as `user:password`; `"token"` for a bearer token made by `tripline tokens new`; the others for the
-    /// signature of a webhook, as its provider makes it, or (`"hmac"`) as the further keys say.
+    /// signature of a webhook, as its provider makes it, or (`"hmac"`) as the further keys say; `"jwt"` for a bearer
+    /// token that an issuer signed.
     #[serde(rename = "type")]
     pub kind: AuthType,
     /// Secrets of `[engine.secrets]`, by name. Each of them is good, so that one can be replaced without a gap.
@@ -48,6 +55,22 @@ pub struct Auth {
     /// body alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timestamp_header: Option<String>,
+    /// With `"jwt"`: the one whose tokens are good, as `iss` has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
+    /// With `"jwt"`: whom tokens must be meant for, one of these, as `aud` has it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub audience: Vec<String>,
+    /// With `"jwt"`: how tokens may be signed, `["RS256"]` by default.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub algorithms: Vec<JwtAlgorithm>,
+    /// With `"jwt"`: where the issuer publishes its keys, a JWK Set. Or `secrets` has them, each a JWK Set or a JWK.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jwks_url: Option<String>,
+    /// With `"jwt"`: how far clocks may differ, in seconds: default 60.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 600))]
+    pub leeway_seconds: Option<u32>,
 }
 
 /// The ways in which callers prove who they are.
@@ -61,6 +84,8 @@ pub enum AuthType {
     Basic,
     /// A bearer token of the engine's own (RFC 6750).
     Token,
+    /// A bearer token that an issuer signed (RFC 7519).
+    Jwt,
     /// A webhook signed as Standard Webhooks says.
     StandardWebhooks,
     /// A webhook of GitHub.
@@ -98,16 +123,19 @@ pub enum Encoding {
 }
 
 /// What is meant.
-#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Scheme {
     Basic { secrets: Vec<String> },
     Token { scopes: Vec<String> },
+    Jwt(Box<Jwt>),
     Webhook(Webhook),
 }
 
 /// The keys of `"hmac"`.
 const HMAC: &[&str] =
     &["secrets", "header", "algorithm", "encoding", "prefix", "timestamp_header", "tolerance_seconds"];
+
+/// The keys of `"jwt"`.
+const JWT: &[&str] = &["issuer", "audience", "algorithms", "jwks_url", "secrets", "scopes", "leeway_seconds"];
 
 impl AuthType {
     /// As it is typed.
@@ -116,6 +144,7 @@ impl AuthType {
             AuthType::None => "none",
             AuthType::Basic => "basic",
             AuthType::Token => "token",
+            AuthType::Jwt => "jwt",
             AuthType::StandardWebhooks => "standard-webhooks",
             AuthType::Github => "github",
             AuthType::Stripe => "stripe",
@@ -131,6 +160,7 @@ impl AuthType {
             AuthType::Basic | AuthType::Github => &["secrets"],
             AuthType::Token => &["scopes"],
             AuthType::StandardWebhooks | AuthType::Stripe | AuthType::Slack => &["secrets", "tolerance_seconds"],
+            AuthType::Jwt => JWT,
             AuthType::Hmac => HMAC,
         }
     }
@@ -154,6 +184,10 @@ impl Auth {
             problems.add(key, format!("type = \"{word}\" has no use for it"), help);
         }
         if takes.contains(&"secrets") {
+            // The keys of tokens may be elsewhere.
+            if self.secrets.is_empty() && self.kind != AuthType::Jwt {
+                problems.add("secrets", "no secret is named", "name one of [engine.secrets]: secrets = [\"NAME\"]");
+            }
             self.check_secrets(problems);
         }
         // As RFC 6749 has them: they are listed with spaces between, in quotes.
@@ -163,8 +197,32 @@ impl Auth {
             let help = "use visible ASCII characters without spaces and quotes: \"orders:write\"";
             problems.add("scopes", format!("{scope:?} is not a scope"), help);
         }
-        if self.kind == AuthType::Hmac {
-            self.check_hmac(problems);
+        match self.kind {
+            AuthType::Hmac => self.check_hmac(problems),
+            AuthType::Jwt => self.check_jwt(problems),
+            _ => {}
+        }
+    }
+
+    fn check_jwt(&self, problems: &mut Problems) {
+        if self.issuer.is_none() {
+            problems.add("issuer", "this key is missing", "name whose tokens are good, as their `iss` does");
+        }
+        if self.audience.is_empty() {
+            problems.add("audience", "this key is missing", "name whom tokens must be meant for, as their `aud` does");
+        }
+        match (&self.jwks_url, self.secrets.is_empty()) {
+            (None, true) => problems.add("jwks_url", "the issuer's keys are nowhere", "name jwks_url or secrets"),
+            (Some(_), false) => problems.add("jwks_url", "secrets has the keys already", "keep one of the two"),
+            (Some(url), true) if !is_safe(url) => {
+                let help = "write an https URL (http is for this machine): \"https://issuer.example/keys\"";
+                problems.add("jwks_url", format!("keys cannot be had from {url:?}"), help);
+            }
+            _ => {}
+        }
+        if self.jwks_url.is_some() && self.algorithms.contains(&JwtAlgorithm::HS256) {
+            let help = "have the key in secrets, or leave HS256 out";
+            problems.add("algorithms", "HS256 takes a key that nobody publishes", help);
         }
     }
 
@@ -184,9 +242,6 @@ impl Auth {
     }
 
     fn check_secrets(&self, problems: &mut Problems) {
-        if self.secrets.is_empty() {
-            problems.add("secrets", "no secret is named", "name one of [engine.secrets]: secrets = [\"NAME\"]");
-        }
         if self.secrets.len() > MAX_SECRETS {
             let message = format!("{} secrets are active at once, the limit is {MAX_SECRETS}", self.secrets.len());
             problems.add("secrets", message, "leave out those that nobody uses any more");
@@ -209,6 +264,11 @@ impl Auth {
             ("encoding", self.encoding.is_some()),
             ("prefix", self.prefix.is_some()),
             ("timestamp_header", self.timestamp_header.is_some()),
+            ("issuer", self.issuer.is_some()),
+            ("audience", !self.audience.is_empty()),
+            ("algorithms", !self.algorithms.is_empty()),
+            ("jwks_url", self.jwks_url.is_some()),
+            ("leeway_seconds", self.leeway_seconds.is_some()),
         ];
         keys.into_iter().filter_map(|(key, given)| given.then_some(key)).collect()
     }
@@ -223,12 +283,32 @@ impl Auth {
             AuthType::None => return Ok(None),
             AuthType::Basic => Scheme::Basic { secrets: self.secrets.clone() },
             AuthType::Token => Scheme::Token { scopes: self.scopes.clone() },
+            AuthType::Jwt => Scheme::Jwt(Box::new(self.jwt()?)),
             AuthType::StandardWebhooks => webhook(Format::StandardWebhooks),
             AuthType::Github => webhook(Format::Github),
             AuthType::Stripe => webhook(Format::Stripe),
             AuthType::Slack => webhook(Format::Slack),
             AuthType::Hmac => webhook(Format::Hmac(self.hmac()?)),
         }))
+    }
+
+    fn jwt(&self) -> Result<Jwt, String> {
+        let algorithms = match self.algorithms.is_empty() {
+            true => vec![JwtAlgorithm::RS256],
+            false => self.algorithms.clone(),
+        };
+        let keys = match &self.jwks_url {
+            Some(url) => Keys::at(url.clone()),
+            None => Keys::in_secrets(self.secrets.clone()),
+        };
+        Ok(Jwt {
+            issuer: self.issuer.clone().ok_or("the issuer is not named")?,
+            audience: self.audience.clone(),
+            algorithms,
+            scopes: self.scopes.clone(),
+            leeway_seconds: self.leeway_seconds.unwrap_or(DEFAULT_LEEWAY),
+            keys,
+        })
     }
 
     fn hmac(&self) -> Result<Hmac, String> {
@@ -240,6 +320,17 @@ impl Auth {
             prefix: self.prefix.clone().unwrap_or_default(),
             timestamp_header: self.timestamp_header.as_ref().map(name).transpose()?,
         })
+    }
+}
+
+/// Whether what comes from an address is what its owner put there: on a network anybody may be in between.
+fn is_safe(url: &str) -> bool {
+    let Ok(url) = url.parse::<Uri>() else { return false };
+    let local = matches!(url.host(), Some("localhost" | "127.0.0.1" | "[::1]"));
+    match url.scheme_str() {
+        Some("https") => url.host().is_some(),
+        Some("http") => local,
+        _ => false,
     }
 }
 
@@ -292,6 +383,48 @@ mod tests {
                 }),
                 &[],
                 1,
+            ),
+            (
+                serde_json::json!({
+                    "type": "jwt", "issuer": "i", "audience": ["a"], "algorithms": ["ES256", "RS256"],
+                    "jwks_url": "https://i.example/keys", "leeway_seconds": 0, "scopes": ["a"]
+                }),
+                &[],
+                0,
+            ),
+            (
+                serde_json::json!({
+                    "type": "jwt", "issuer": "i", "audience": ["a"], "algorithms": ["HS256"], "secrets": ["A"]
+                }),
+                &[],
+                1,
+            ),
+            (
+                serde_json::json!({ "type": "jwt" }),
+                &[
+                    "auth.issuer: this key is missing",
+                    "auth.audience: this key is missing",
+                    "auth.jwks_url: the issuer's keys are nowhere",
+                ],
+                0,
+            ),
+            (
+                serde_json::json!({
+                    "type": "jwt", "issuer": "i", "audience": ["a"], "jwks_url": "https://i", "secrets": ["A"]
+                }),
+                &["auth.jwks_url: secrets has the keys already"],
+                1,
+            ),
+            (
+                serde_json::json!({
+                    "type": "jwt", "issuer": "i", "audience": ["a"], "jwks_url": "http://i.example/keys",
+                    "algorithms": ["HS256"]
+                }),
+                &[
+                    "auth.jwks_url: keys cannot be had from \"http://i.example/keys\"",
+                    "auth.algorithms: HS256 takes a key that nobody publishes",
+                ],
+                0,
             ),
             (
                 serde_json::json!({ "type": "hmac", "secrets": ["A"], "tolerance_seconds": 60 }),

@@ -14,8 +14,17 @@ use crate::{basic, bearer};
 /// Who came in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// How guests, logs and traces name it: `token:ci`, `basic:alice`.
+    /// How guests, logs and traces name it: `token:ci`, `basic:alice`, `jwt:auth0|4711`, `webhook:github`.
     pub name: Box<str>,
+    /// What its issuer says of it (`"jwt"` only): the token's claims, in JSON.
+    pub claims: Option<Box<str>>,
+}
+
+impl Caller {
+    /// A caller of whom no more is known.
+    pub(crate) fn named(name: String) -> Self {
+        Self { name: name.into(), claims: None }
+    }
 }
 
 /// Why nobody came in.
@@ -81,6 +90,7 @@ impl Guard {
         let checked = match &self.scheme {
             Scheme::Basic { secrets } => basic::check(&head.headers, secrets, credentials),
             Scheme::Token { scopes } => bearer::check(&head.headers, scopes, &self.cx.binding, credentials).await,
+            Scheme::Jwt(jwt) => jwt.check(&head.headers, self.cx.clock.now().timestamp(), credentials).await,
             Scheme::Webhook(webhook) => {
                 let signature = webhook.read(&head.headers, self.cx.clock.now().timestamp());
                 return signature.map(Checked::Signature).map_err(|denied| self.count(denied));

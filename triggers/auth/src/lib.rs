@@ -13,8 +13,12 @@ mod basic;
 mod bearer;
 mod config;
 mod guard;
+mod jwk;
+mod jwt;
+mod keys;
 mod webhook;
 
 pub use config::{Algorithm, Auth, AuthType, Encoding};
 pub use guard::{Caller, Checked, Denied, Guard};
+pub use jwk::JwtAlgorithm;
 pub use webhook::Signature;

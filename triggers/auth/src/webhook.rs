@@ -95,7 +95,7 @@ impl Webhook {
             }
         }
         match bool::from(found) {
-            true => Ok(Caller { name: format!("webhook:{}", self.format.word()).into() }),
+            true => Ok(Caller::named(format!("webhook:{}", self.format.word()))),
             false => Err(denied("the signature is wrong")),
         }
     }

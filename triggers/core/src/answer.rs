@@ -117,6 +117,8 @@ words! {
         TooLarge = "too_large",
         /// The caller did not prove who it is.
         Unauthenticated = "unauthenticated",
+        /// Who the caller is cannot be told now: the keys of its issuer are not to be had.
+        KeysUnavailable = "keys_unavailable",
         /// The caller is not one that may.
         Forbidden = "forbidden",
         /// The client library or server dropped messages because the subscriber was slow.
@@ -160,6 +162,7 @@ impl Shed {
             Shed::Backlog => "as many events of the trigger wait as may",
             Shed::TooLarge => "the event is larger than the engine takes",
             Shed::Unauthenticated => "the caller did not prove who it is",
+            Shed::KeysUnavailable => "the keys that callers' tokens are signed with cannot be had now",
             Shed::Forbidden => "the caller may not run the function",
             Shed::SlowConsumer => "events arrive faster than they are taken",
         }
@@ -172,7 +175,11 @@ impl Shed {
             Shed::Unauthenticated => 401,
             Shed::Forbidden => 403,
             Shed::Backlog => 429,
-            Shed::Overload | Shed::ShuttingDown | Shed::StoreUnavailable | Shed::SlowConsumer => 503,
+            Shed::Overload
+            | Shed::ShuttingDown
+            | Shed::StoreUnavailable
+            | Shed::KeysUnavailable
+            | Shed::SlowConsumer => 503,
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::{BoxFuture, Refused};
 
 /// What the engine knows about those who call.
@@ -12,6 +14,10 @@ pub trait Credentials: Send + Sync + 'static {
     /// The token that was presented (`prefix_id.secret`), if it is one that may be used now. Asks the store every few
     /// seconds at most, whatever is presented.
     fn token<'a>(&'a self, presented: &'a str) -> BoxFuture<'a, Result<Option<Arc<Token>>, Refused>>;
+
+    /// Reads a document at an address, now: the keys of an issuer. It is bounded in size and time, and no address is
+    /// reached that guests could not be granted. The error says why there is none, for the log.
+    fn fetch<'a>(&'a self, url: &'a str) -> BoxFuture<'a, Result<Bytes, String>>;
 }
 
 /// A bearer token, without its secret.

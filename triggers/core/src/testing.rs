@@ -209,6 +209,10 @@ pub struct FakeCredentials {
     pub tokens: Mutex<HashMap<String, Arc<Token>>>,
     /// When set, nobody knows whether a token is good.
     pub refuse: Mutex<Option<Refused>>,
+    /// Documents by their addresses; the others do not answer.
+    pub documents: Mutex<HashMap<String, Bytes>>,
+    /// How often one was asked for.
+    pub fetches: Mutex<usize>,
 }
 
 impl Credentials for FakeCredentials {
@@ -222,6 +226,12 @@ impl Credentials for FakeCredentials {
             None => Ok(self.tokens.lock().expect("no test panics while holding it").get(presented).cloned()),
         };
         Box::pin(async move { answer })
+    }
+
+    fn fetch<'a>(&'a self, url: &'a str) -> BoxFuture<'a, Result<Bytes, String>> {
+        *self.fetches.lock().expect("no test panics while holding it") += 1;
+        let document = self.documents.lock().expect("no test panics while holding it").get(url).cloned();
+        Box::pin(async move { document.ok_or_else(|| "it does not answer".to_owned()) })
     }
 }
 

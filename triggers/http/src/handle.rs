@@ -74,7 +74,10 @@ impl Routes {
         event.subject = head.uri.path().into();
         event.content_type = content_type(&head.headers).map(Box::from);
         event.attributes = attributes;
-        event.caller = caller.map(|caller| caller.name);
+        if let Some(caller) = caller {
+            event.caller = Some(caller.name);
+            event.attributes.extend(caller.claims.map(|claims| ("claims".into(), claims.into())));
+        }
         event.request_id = id.given().map(Box::from);
         event.idempotency_key = key;
         event.terms = route.retries.map(|retries| retries.terms(event.received_at));
