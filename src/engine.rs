@@ -9,10 +9,11 @@ use chrono::{DateTime, Utc};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use trigger_core::{BindError, Binding, Bus, Clock, Dispatch, Jobs, Problem, Step, Timers};
+use trigger_core::{BindError, Binding, Bus, Clock, Credentials, Dispatch, Jobs, Problem, Step, Timers};
 
 use crate::advance::Advance;
 use crate::config::{self, Document, EngineConfig, FunctionConfig, Manifest, Report, StoreConfig};
+use crate::credentials::Known;
 use crate::databases::Databases;
 use crate::dispatch::{self, Dispatcher, slots};
 use crate::egress::{Egress, SystemResolver};
@@ -29,6 +30,7 @@ use crate::store::postgres::{PostgresSettings, PostgresStore};
 use crate::store::sqlite::{self, Place, SqliteSettings, SqliteStore};
 use crate::store::{self, Deploy, Deployed, Store, TriggerRow};
 use crate::supervisor::Supervisor;
+use crate::tokens::Tokens;
 use crate::traces::{Ring, Writer, WriterSettings};
 
 /// Why the engine could not start, or could not take a manifest.
@@ -102,6 +104,8 @@ pub struct Engine {
     pub advance: Advance,
     /// When it started, by its clock.
     pub started_at: DateTime<Utc>,
+    /// The tokens of callers.
+    pub tokens: Arc<Tokens>,
     secrets: Arc<Secrets>,
     versions: Arc<Versions>,
     kinds: Arc<Kinds>,
@@ -196,6 +200,7 @@ impl Engine {
         let databases = Databases::new(&config.databases);
         let relay = Relay::new(&*store, databases.clone(), clock.clone()).await?;
         let secrets = Arc::new(Secrets::new(config.secrets.clone()));
+        let egress = Arc::new(Egress::new(config.egress_networks.clone(), Arc::new(SystemResolver)));
         let services = Services {
             jobs: jobs.clone(),
             timers: timers.clone(),
@@ -204,7 +209,7 @@ impl Engine {
             kv: Some(KeyValues { store: store.clone(), limits: config.kv }),
             secrets: secrets.clone(),
             functions: functions.clone(),
-            egress: Arc::new(Egress::new(config.egress_networks.clone(), Arc::new(SystemResolver))),
+            egress: egress.clone(),
             clock: clock.clone(),
         };
         let executor = WasmExecutor::on(machine, Arc::new(StoredModules(store.clone())), services)
@@ -249,9 +254,12 @@ impl Engine {
             executor.clone(),
         );
         let dispatch: Arc<dyn Dispatch> = dispatcher.clone();
+        let tokens = Arc::new(Tokens::new(store.clone(), clock.clone(), config.namespace.clone()));
+        let credentials: Arc<dyn Credentials> =
+            Arc::new(Known { egress, secrets: secrets.clone(), tokens: tokens.clone() });
         let advance = Advance::new(dispatcher.clone(), store.clone());
         Ok(Arc::new(Self {
-            supervisor: Supervisor::new(kinds.clone(), dispatch, clock.clone()),
+            supervisor: Supervisor::new(kinds.clone(), dispatch, credentials, clock.clone()),
             config,
             store,
             bus,
@@ -266,6 +274,7 @@ impl Engine {
             started_at: clock.now(),
             clock,
             advance,
+            tokens,
             secrets,
             versions,
             kinds,

@@ -27,5 +27,6 @@ mod sql;
 mod streams;
 mod support;
 mod timers;
+mod tokens;
 mod transactions;
 mod waits;

@@ -117,7 +117,11 @@ words! {
         Backlog = "backlog",
         /// The event is larger than the engine takes.
         TooLarge = "too_large",
-        /// The function is not public and the caller is not authenticated.
+        /// The caller did not prove who it is.
+        Unauthenticated = "unauthenticated",
+        /// Who the caller is cannot be told now: the keys of its issuer are not to be had.
+        KeysUnavailable = "keys_unavailable",
+        /// The caller is not one that may.
         Forbidden = "forbidden",
         /// The client library or server dropped messages because the subscriber was slow.
         SlowConsumer = "slow_consumer",
@@ -161,7 +165,9 @@ impl Shed {
             Shed::StoreUnavailable => "the engine's store cannot take the event",
             Shed::Backlog => "as many events of the trigger wait as may",
             Shed::TooLarge => "the event is larger than the engine takes",
-            Shed::Forbidden => "the function is not public and the caller is not authenticated",
+            Shed::Unauthenticated => "the caller did not prove who it is",
+            Shed::KeysUnavailable => "the keys that callers' tokens are signed with cannot be had now",
+            Shed::Forbidden => "the caller may not run the function",
             Shed::SlowConsumer => "events arrive faster than they are taken",
         }
     }
@@ -170,9 +176,14 @@ impl Shed {
     pub fn status(self) -> u16 {
         match self {
             Shed::TooLarge => 413,
+            Shed::Unauthenticated => 401,
             Shed::Forbidden => 403,
             Shed::Backlog => 429,
-            Shed::Overload | Shed::ShuttingDown | Shed::StoreUnavailable | Shed::SlowConsumer => 503,
+            Shed::Overload
+            | Shed::ShuttingDown
+            | Shed::StoreUnavailable
+            | Shed::KeysUnavailable
+            | Shed::SlowConsumer => 503,
         }
     }
 

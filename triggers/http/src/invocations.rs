@@ -81,7 +81,7 @@ pub(crate) async fn answer(routes: &Routes, head: &Parts) -> Result<Response<Ful
         _ => {
             let detail = "how an invocation stands can only be read";
             let mut problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail);
-            problem.allow = Some(HeaderValue::from_static("GET, HEAD, OPTIONS"));
+            problem.header = Some(Box::new((header::ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"))));
             Err(problem)
         }
     }

@@ -4,9 +4,10 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use serde::Serialize;
+use trigger_auth::Denied;
 use trigger_core::Shed;
 
 /// One problem, before it is known which request it answers.
@@ -22,8 +23,8 @@ pub(crate) struct Problem {
     pub(crate) retry_after: Option<Duration>,
     /// Why an invocation was given up on.
     pub(crate) reason: Option<&'static str>,
-    /// The methods served, for 405.
-    pub(crate) allow: Option<HeaderValue>,
+    /// What the status asks for: `Allow` for 405, `WWW-Authenticate` for 401.
+    pub(crate) header: Option<Box<(HeaderName, HeaderValue)>>,
 }
 
 #[derive(Serialize)]
@@ -43,7 +44,7 @@ impl Problem {
     /// A problem that the same request would meet again.
     pub(crate) fn new(status: StatusCode, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
         let detail = detail.into();
-        Self { status, code, detail, retryable: false, retry_after: None, reason: None, allow: None }
+        Self { status, code, detail, retryable: false, retry_after: None, reason: None, header: None }
     }
 
     /// The engine did not take the event.
@@ -81,10 +82,18 @@ impl Problem {
         if let Some(delay) = self.retry_after {
             headers.insert(header::RETRY_AFTER, retry_after(delay));
         }
-        if let Some(allow) = self.allow {
-            headers.insert(header::ALLOW, allow);
+        if let Some((name, value)) = self.header.map(|header| *header) {
+            headers.insert(name, value);
         }
         response
+    }
+}
+
+impl From<Denied> for Problem {
+    fn from(denied: Denied) -> Self {
+        let Denied { reason, detail, challenge, retry_after } = denied;
+        let header = challenge.map(|challenge| Box::new((header::WWW_AUTHENTICATE, challenge)));
+        Self { header, ..Self::shed(reason, detail, retry_after) }
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
+use trigger_auth::Guard;
 use trigger_core::{Attribute, Dispatch, TriggerContext};
 
 use crate::conditions::{self, Conditions, Host};
@@ -64,6 +65,8 @@ pub(crate) struct Route {
     pub(crate) max_body_bytes: u64,
     pub(crate) max_wait_seconds: u32,
     pub(crate) retries: Option<Retries>,
+    /// Who may call; everybody where there is none.
+    pub(crate) guard: Option<Guard>,
     pub(crate) cx: TriggerContext,
     /// Requests under way; closed once the route is out of the table.
     pub(crate) in_flight: TaskTracker,
@@ -84,7 +87,7 @@ pub(crate) struct Hit {
     pub(crate) route: Arc<Route>,
     pub(crate) attributes: Vec<Attribute>,
     /// Whom it is known to come from.
-    pub(crate) caller: Option<Box<str>>,
+    pub(crate) subject: Option<Box<str>>,
     pub(crate) in_flight: TaskTrackerToken,
 }
 
@@ -218,7 +221,7 @@ impl Routes {
                     Err(_) => return Found::Undecodable(name.clone()),
                 }
             }
-            return Found::Route(Hit { route: route.clone(), attributes, caller: None, in_flight });
+            return Found::Route(Hit { route: route.clone(), attributes, subject: None, in_flight });
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod answers;
 mod asynchronous;
+mod auth;
 mod bounds;
 mod clients;
 mod connections;
