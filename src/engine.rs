@@ -68,9 +68,14 @@ pub struct Sources {
     pub jobs: Option<Arc<dyn Jobs>>,
     /// Where timers are set, where this build has them.
     pub timers: Option<Arc<dyn Timers>>,
+    /// What the public listener refused so far, by reason.
+    pub refusals: Refusals,
     /// The clock that every decision about time goes by.
     pub clock: Clock,
 }
+
+/// Counts that someone else keeps, by name.
+pub type Refusals = Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>;
 
 /// A running engine.
 pub struct Engine {
@@ -86,6 +91,8 @@ pub struct Engine {
     pub jobs: Option<Arc<dyn Jobs>>,
     /// Where timers are set, where this build has them.
     pub timers: Option<Arc<dyn Timers>>,
+    /// What the public listener refused so far, by reason.
+    pub refusals: Refusals,
     /// Where events go in.
     pub dispatcher: Arc<Dispatcher>,
     /// The newest records.
@@ -194,7 +201,7 @@ impl Engine {
         machine: Machine,
         sources: Sources,
     ) -> Result<Arc<Self>, Error> {
-        let Sources { bus, kinds, jobs, timers, clock } = sources;
+        let Sources { bus, kinds, jobs, timers, refusals, clock } = sources;
         let store = open_store(&config, &clock).await?;
         let functions = Arc::new(OnceLock::new());
         let databases = Databases::new(&config.databases);
@@ -265,6 +272,7 @@ impl Engine {
             bus,
             jobs,
             timers,
+            refusals,
             registry,
             dispatcher,
             ring,

@@ -231,6 +231,13 @@ async fn serve(
         timers: Some(alarms),
         #[cfg(not(feature = "timer"))]
         timers: None,
+        #[cfg(feature = "http")]
+        refusals: {
+            let routes = public.routes();
+            Box::new(move || routes.refusals())
+        },
+        #[cfg(not(feature = "http"))]
+        refusals: Box::new(Vec::new),
         clock: clock.clone(),
     };
     let engine = Engine::new(path, config, machine, sources).await?;

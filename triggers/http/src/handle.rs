@@ -54,7 +54,9 @@ impl Routes {
         let mut id = RequestId::of(&head.headers);
         // What a browser is told beside the answer, whatever that is.
         let mut told = None;
-        let reply = if invocations::is_reserved(head.uri.path()) {
+        let reply = if head.headers.get_all(header::HOST).iter().nth(1).is_some() {
+            Err(self.refused(None, two_hosts()))
+        } else if invocations::is_reserved(head.uri.path()) {
             invocations::answer(self, &head).await.map(whole)
         } else if let Some(preflight) = self.preflight(&head).await {
             Ok(preflight)
@@ -68,8 +70,10 @@ impl Routes {
                     }
                     self.run(hit, head, body, &mut id).await
                 }
-                Found::Undecodable(parameter) => Err(undecodable(&parameter)),
-                Found::Missing(methods) => self.missing(&head.method, &methods).map(whole),
+                Found::Undecodable(parameter) => Err(self.refused(None, undecodable(&parameter))),
+                Found::Missing(methods) => {
+                    self.missing(&head.method, &methods).map(whole).map_err(|problem| self.refused(None, problem))
+                }
             }
         };
         let id = id.into_value();
@@ -106,13 +110,16 @@ impl Routes {
         let Hit { route, attributes, subject, in_flight: _until_answered } = hit;
         let (key, wait) = match route.mode {
             Mode::Sync | Mode::Stream => (None, None),
-            Mode::Async => (idempotency_key(&head.headers)?, Wait::of(&head.headers, route.max_wait_seconds)),
+            Mode::Async => {
+                let key = idempotency_key(&head.headers).map_err(|problem| self.refused(Some(&route), problem))?;
+                (key, Wait::of(&head.headers, route.max_wait_seconds))
+            }
         };
         let payload = body::read(body, route.max_body_bytes, self.body_read_timeout())
             .await
-            .map_err(|error| unread(error, route.max_body_bytes))?;
+            .map_err(|error| self.refused(Some(&route), unread(error, route.max_body_bytes)))?;
         let caller = admitted(&route, checked, &payload)?;
-        check_content(&head, &payload)?;
+        check_content(&head, &payload).map_err(|problem| self.refused(Some(&route), problem))?;
 
         let custody = match route.mode {
             Mode::Sync | Mode::Stream => Custody::Caller,
@@ -154,7 +161,7 @@ impl Routes {
         // What signs a body is not asked of one that streams.
         let caller = admitted(&route, checked, &[])?;
         if body.size_hint().lower() > route.max_body_bytes {
-            return Err(unread(Error::TooLarge, route.max_body_bytes));
+            return Err(self.refused(Some(&route), unread(Error::TooLarge, route.max_body_bytes)));
         }
         let method = head.method.clone();
         let mut event = event(&route, Custody::Caller, Bytes::new(), head, attributes, id);
@@ -164,6 +171,15 @@ impl Routes {
             Begun::Response(response) => answer::of_guest(response),
             Begun::Ended(answer) => answer::respond(answer, invocation_id).map(whole),
         }
+    }
+
+    /// Counts a request that is refused before it is an event, in the ledger too where it names the reason.
+    fn refused(&self, route: Option<&Route>, problem: Problem) -> Problem {
+        self.count_refusal(problem.code);
+        if let Some(route) = route.filter(|_| problem.code == Shed::TooLarge.as_str()) {
+            route.cx.dispatch.count_shed(&route.cx.binding, Shed::TooLarge, 1);
+        }
+        problem
     }
 
     fn missing(&self, method: &Method, served: &[Method]) -> Whole {
@@ -277,6 +293,11 @@ fn unread(error: Error, limit: u64) -> Problem {
         }
         Error::Broken => Problem::new(StatusCode::BAD_REQUEST, "invalid_body", "the body ended early or is malformed"),
     }
+}
+
+/// What is in front may have chosen by one of them, and we by the other (RFC 9112, section 3.2).
+fn two_hosts() -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "invalid_host", "the request names more than one host")
 }
 
 fn undecodable(attribute: &str) -> Problem {

@@ -23,6 +23,7 @@ use crate::conditions::{self, Conditions, Host};
 use crate::config::{Mode, Retries, Served};
 use crate::cors::Cors;
 use crate::pattern::Pattern;
+use crate::refusals::Refusals;
 use crate::trees::{Claim, Hosts};
 
 /// How long a request that no route takes waits for triggers that are bound and about to run.
@@ -41,6 +42,7 @@ struct Shared {
     /// Set by the listener: once cancelled, a path without a route is one that was just taken away.
     closing: OnceLock<CancellationToken>,
     body_read_timeout: Duration,
+    refusals: Refusals,
 }
 
 /// One state of the table; never changed, only replaced.
@@ -113,8 +115,18 @@ impl Routes {
                 starting: watch::channel(0).0,
                 closing: OnceLock::new(),
                 body_read_timeout,
+                refusals: Refusals::default(),
             }),
         }
+    }
+
+    /// How often connections and requests were refused before any function heard of them, by reason.
+    pub fn refusals(&self) -> Vec<(&'static str, u64)> {
+        self.shared.refusals.read()
+    }
+
+    pub(crate) fn count_refusal(&self, reason: &str) {
+        self.shared.refusals.count(reason);
     }
 
     pub(crate) fn body_read_timeout(&self) -> Duration {

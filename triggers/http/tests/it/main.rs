@@ -8,6 +8,7 @@ mod clients;
 mod connections;
 mod drain;
 mod events;
+mod hostile;
 mod http2;
 mod reload;
 mod routing;
