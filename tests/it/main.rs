@@ -16,6 +16,7 @@ mod jobs;
 mod languages;
 mod ledger;
 mod limits;
+mod listener;
 mod local;
 mod main_job;
 mod on_nats;
