@@ -213,10 +213,10 @@ fn refusal(error: &hyper::Error) -> Option<&'static str> {
     let source = error.source()?;
     if let Some(error) = source.downcast_ref::<h2::Error>() {
         return match error.reason() {
-            // Its own word for going away, or ours for too many resets.
+            _ if error.is_remote() => None,
             Some(h2::Reason::ENHANCE_YOUR_CALM) => Some(FLOOD),
-            Some(_) if !error.is_remote() => Some(MALFORMED),
-            _ => error.get_io().and_then(not_taken),
+            Some(_) => Some(MALFORMED),
+            None => error.get_io().and_then(not_taken),
         };
     }
     source.downcast_ref().and_then(not_taken)
