@@ -13,6 +13,7 @@ mod metrics;
 mod queue;
 mod schedules;
 mod timers;
+mod tokens;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -37,6 +38,7 @@ pub use invocations::{CancelView, InvocationView};
 pub use jobs::{EnqueueRequest, EnqueueView};
 pub use queue::{LedgerView, PauseRequest, PauseView};
 pub use timers::{TimerRequest, TimerView};
+pub use tokens::{NewTokenView, RevokedView, TokenRequest, TokenView};
 
 pub use schedules::{BackfillRequest, BackfillView, InstantView, RunView, ScheduleView};
 
@@ -103,6 +105,7 @@ fn router(engine: Arc<Engine>) -> Router {
         .merge(dead_letters::routes())
         .merge(metrics::routes())
         .merge(schedules::routes())
+        .merge(tokens::routes())
         .layer(middleware::from_fn_with_state((), only_local))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(engine)

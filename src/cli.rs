@@ -15,6 +15,7 @@ mod redrive;
 pub mod schedules;
 mod show;
 pub mod timers;
+pub mod tokens;
 mod traces;
 pub mod triggers;
 
@@ -76,6 +77,8 @@ pub enum Command {
     Jobs(jobs::Jobs),
     /// Moments at which functions run once.
     Timers(timers::Timers),
+    /// Bearer tokens of callers, for routes that ask for one (`auth.type = "token"`).
+    Tokens(tokens::Tokens),
     /// Where every event is: accepted, waiting, running, ended. Exit code 1 where one is nowhere.
     Ledger(Remote),
     /// What the engine's clock shows; `advance` moves a virtual one.
@@ -379,6 +382,7 @@ pub async fn ask(command: Command) -> anyhow::Result<ExitCode> {
             return jobs::show(&Client::new(&remote)?, invocation, wait).await;
         }
         Command::Timers(timers) => return timers::run(timers).await,
+        Command::Tokens(tokens) => tokens::run(tokens).await,
         Command::Ledger(remote) => return ledger::run(&Client::new(&remote)?).await,
         Command::Traces(query) => traces::run(query).await,
         Command::Dlq(dlq) => dlq::run(dlq).await,

@@ -9,10 +9,11 @@ use chrono::{DateTime, Utc};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use trigger_core::{BindError, Binding, Bus, Clock, Dispatch, Jobs, Problem, Sockets, Step, Timers};
+use trigger_core::{BindError, Binding, Bus, Clock, Credentials, Dispatch, Jobs, Problem, Sockets, Step, Timers};
 
 use crate::advance::Advance;
 use crate::config::{self, Document, EngineConfig, FunctionConfig, Manifest, Report, StoreConfig};
+use crate::credentials::Known;
 use crate::databases::Databases;
 use crate::dispatch::{self, Dispatcher, slots};
 use crate::egress::{Egress, SystemResolver};
@@ -29,6 +30,7 @@ use crate::store::postgres::{PostgresSettings, PostgresStore};
 use crate::store::sqlite::{self, Place, SqliteSettings, SqliteStore};
 use crate::store::{self, Deploy, Deployed, Store, TriggerRow};
 use crate::supervisor::Supervisor;
+use crate::tokens::Tokens;
 use crate::traces::{Ring, Writer, WriterSettings};
 
 /// Why the engine could not start, or could not take a manifest.
@@ -68,9 +70,14 @@ pub struct Sources {
     pub timers: Option<Arc<dyn Timers>>,
     /// The sockets that are open, where this build has them.
     pub sockets: Option<Arc<dyn Sockets>>,
+    /// What the public listener refused so far, by reason.
+    pub refusals: Refusals,
     /// The clock that every decision about time goes by.
     pub clock: Clock,
 }
+
+/// Counts that someone else keeps, by name.
+pub type Refusals = Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>;
 
 /// A running engine.
 pub struct Engine {
@@ -86,6 +93,8 @@ pub struct Engine {
     pub jobs: Option<Arc<dyn Jobs>>,
     /// Where timers are set, where this build has them.
     pub timers: Option<Arc<dyn Timers>>,
+    /// What the public listener refused so far, by reason.
+    pub refusals: Refusals,
     /// Where events go in.
     pub dispatcher: Arc<Dispatcher>,
     /// The newest records.
@@ -104,6 +113,8 @@ pub struct Engine {
     pub advance: Advance,
     /// When it started, by its clock.
     pub started_at: DateTime<Utc>,
+    /// The tokens of callers.
+    pub tokens: Arc<Tokens>,
     secrets: Arc<Secrets>,
     versions: Arc<Versions>,
     kinds: Arc<Kinds>,
@@ -192,12 +203,13 @@ impl Engine {
         machine: Machine,
         sources: Sources,
     ) -> Result<Arc<Self>, Error> {
-        let Sources { bus, kinds, jobs, timers, sockets, clock } = sources;
+        let Sources { bus, kinds, jobs, timers, sockets, refusals, clock } = sources;
         let store = open_store(&config, &clock).await?;
         let functions = Arc::new(OnceLock::new());
         let databases = Databases::new(&config.databases);
         let relay = Relay::new(&*store, databases.clone(), clock.clone()).await?;
         let secrets = Arc::new(Secrets::new(config.secrets.clone()));
+        let egress = Arc::new(Egress::new(config.egress_networks.clone(), Arc::new(SystemResolver)));
         let services = Services {
             jobs: jobs.clone(),
             timers: timers.clone(),
@@ -207,7 +219,7 @@ impl Engine {
             kv: Some(KeyValues { store: store.clone(), limits: config.kv }),
             secrets: secrets.clone(),
             functions: functions.clone(),
-            egress: Arc::new(Egress::new(config.egress_networks.clone(), Arc::new(SystemResolver))),
+            egress: egress.clone(),
             clock: clock.clone(),
         };
         let executor = WasmExecutor::on(machine, Arc::new(StoredModules(store.clone())), services)
@@ -253,14 +265,18 @@ impl Engine {
             executor.clone(),
         );
         let dispatch: Arc<dyn Dispatch> = dispatcher.clone();
+        let tokens = Arc::new(Tokens::new(store.clone(), clock.clone(), config.namespace.clone()));
+        let credentials: Arc<dyn Credentials> =
+            Arc::new(Known { egress, secrets: secrets.clone(), tokens: tokens.clone() });
         let advance = Advance::new(dispatcher.clone(), store.clone());
         Ok(Arc::new(Self {
-            supervisor: Supervisor::new(kinds.clone(), dispatch, clock.clone()),
+            supervisor: Supervisor::new(kinds.clone(), dispatch, credentials, clock.clone()),
             config,
             store,
             bus,
             jobs,
             timers,
+            refusals,
             registry,
             dispatcher,
             ring,
@@ -270,6 +286,7 @@ impl Engine {
             started_at: clock.now(),
             clock,
             advance,
+            tokens,
             secrets,
             versions,
             kinds,

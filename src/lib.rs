@@ -19,6 +19,9 @@ pub mod filter;
 pub mod functions;
 pub mod secrets;
 
+pub mod credentials;
+pub mod tokens;
+
 pub mod dispatch;
 pub mod executor;
 pub mod relay;

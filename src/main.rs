@@ -245,6 +245,13 @@ async fn serve(
         sockets: Some(hub),
         #[cfg(not(feature = "websocket"))]
         sockets: None,
+        #[cfg(feature = "http")]
+        refusals: {
+            let routes = public.routes();
+            Box::new(move || routes.refusals())
+        },
+        #[cfg(not(feature = "http"))]
+        refusals: Box::new(Vec::new),
         clock: clock.clone(),
     };
     let engine = Engine::new(path, config, machine, sources).await?;

@@ -38,6 +38,7 @@ pub mod sqlite;
     reason = "the drivers stamp rows by the machine's clock; what is due is asked with a moment"
 )]
 mod stored;
+mod tokens;
 
 pub use kv::{
     KvBucket, KvChange, KvDone, KvEntry, KvExpected, KvLimits, KvRefused, KvWrite, KvWritten, MAX_KEYS_PAGE, number,
@@ -46,6 +47,7 @@ pub use queued::{
     Accept, Admitted, BlockedKey, Claim, ClaimRequest, Claimed, FireFilter, FireRow, Lease, LedgerCount, LedgerRow,
     PRIORITY_STEP, Pause, QueueFilter, QueueRow, QueuedInvocation, Release, Renewed, Settle, Tally,
 };
+pub use tokens::{MAX_TOKENS, TokenRow};
 
 /// The most rows that one page of a list holds, whatever its filter asks for.
 pub const MAX_PAGE: u32 = 1000;
@@ -456,6 +458,15 @@ pub trait Store: Send + Sync + 'static {
         limit: u32,
         now: DateTime<Utc>,
     ) -> BoxFuture<'_, Result<Vec<String>>>;
+
+    /// Keeps a new bearer token. `false` if its namespace has [`MAX_TOKENS`] already.
+    fn add_token(&self, token: TokenRow) -> BoxFuture<'_, Result<bool>>;
+
+    /// The tokens of a namespace, the newest first; at most [`MAX_TOKENS`].
+    fn tokens(&self, namespace: String) -> BoxFuture<'_, Result<Vec<TokenRow>>>;
+
+    /// Forgets a token of a namespace. `false` if there is none of this id.
+    fn remove_token(&self, namespace: String, id: String) -> BoxFuture<'_, Result<bool>>;
 
     /// How many rows wait.
     fn depths(&self) -> BoxFuture<'_, Result<Depths>>;

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use trigger_core::clock::Busy;
-use trigger_core::{BindError, Binding, BoxFuture, Clock, Dispatch, TriggerContext};
+use trigger_core::{BindError, Binding, BoxFuture, Clock, Credentials, Dispatch, TriggerContext};
 
 use crate::kinds::{BoundTrigger, Kinds};
 use crate::store::TriggerRow;
@@ -31,6 +31,7 @@ const SETTLED: Duration = Duration::from_secs(60);
 pub struct Supervisor {
     kinds: Arc<Kinds>,
     dispatch: Arc<dyn Dispatch>,
+    credentials: Arc<dyn Credentials>,
     clock: Clock,
     running: Mutex<HashMap<String, Running>>,
 }
@@ -59,8 +60,13 @@ pub struct Bound {
 
 impl Supervisor {
     /// A supervisor without triggers; those that it starts go by this clock.
-    pub fn new(kinds: Arc<Kinds>, dispatch: Arc<dyn Dispatch>, clock: Clock) -> Self {
-        Self { kinds, dispatch, clock, running: Mutex::default() }
+    pub fn new(
+        kinds: Arc<Kinds>,
+        dispatch: Arc<dyn Dispatch>,
+        credentials: Arc<dyn Credentials>,
+        clock: Clock,
+    ) -> Self {
+        Self { kinds, dispatch, credentials, clock, running: Mutex::default() }
     }
 
     /// Binds every trigger that is new or changed. All of them or none: the errors name each that cannot be bound.
@@ -121,6 +127,7 @@ impl Supervisor {
         let cx = TriggerContext {
             binding,
             dispatch: self.dispatch.clone(),
+            credentials: self.credentials.clone(),
             clock: self.clock.clone(),
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),

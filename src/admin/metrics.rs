@@ -137,6 +137,13 @@ async fn metrics(State(engine): State<Arc<Engine>>) -> Response {
         "Rows of tripline_outbox in guests' databases that this engine did not write, or cannot take.",
         refused.collect(),
     );
+    let refused = (engine.refusals)().into_iter().map(|(reason, count)| (format!("{{reason=\"{reason}\"}}"), count));
+    family(
+        "tripline_http_refused_total",
+        "counter",
+        "Connections and requests that the public listener refused before any function heard of them.",
+        refused.collect(),
+    );
     let cache = engine.executor.cache_counts();
     family("tripline_module_cache_hits_total", "counter", "Compiled modules found in memory.", plain(cache.hits));
     family("tripline_module_cache_misses_total", "counter", "Compiled modules not in memory.", plain(cache.misses));

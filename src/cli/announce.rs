@@ -21,8 +21,9 @@ pub struct Addresses {
 /// Prints the start-up lines.
 pub fn announce(engine: &Engine, addresses: Addresses) {
     line(format!("tripline {} · {}", env!("CARGO_PKG_VERSION"), engine.manifest().display()));
+    let scheme = if engine.config.tls.is_some() { "https" } else { "http" };
     if let Some(public) = addresses.public {
-        line(format!("  listening on http://{public}"));
+        line(format!("  listening on {scheme}://{public}"));
     }
     line(format!("  admin API on http://{}", addresses.admin));
     line(format!("  store        {}", store_label(&engine.config.store)));
@@ -52,7 +53,7 @@ pub fn announce(engine: &Engine, addresses: Addresses) {
     line("");
     line("  try:");
     let rows: Vec<&TriggerRow> = triggers.iter().map(|trigger| &trigger.row).collect();
-    for suggestion in suggestions(&rows, addresses) {
+    for suggestion in suggestions(&rows, addresses, scheme) {
         line(format!("    {suggestion}"));
     }
     line("");
@@ -80,14 +81,14 @@ fn bus_label(engine: &Engine) -> String {
 }
 
 /// Commands that work here: one for each kind of trigger that is live, then where to look.
-fn suggestions(triggers: &[&TriggerRow], addresses: Addresses) -> Vec<String> {
+fn suggestions(triggers: &[&TriggerRow], addresses: Addresses, scheme: &str) -> Vec<String> {
     let first = |kind: Kind| triggers.iter().find(|row| row.binding.trigger_type == kind);
     let admin =
         if addresses.admin.port() == 7071 { String::new() } else { format!(" --admin http://{}", addresses.admin) };
     let mut suggestions = Vec::new();
     if let (Some(row), Some(public)) = (first(Kind::Http), addresses.public) {
         let path = row.config["path"].as_str().unwrap_or("/");
-        suggestions.push(format!("curl -i {}http://{public}{}", method_option(row), fill(path)));
+        suggestions.push(format!("curl -i {}{scheme}://{public}{}", method_option(row), fill(path)));
     }
     // One that ends in `>` is often about what other functions leave behind.
     let subjects = || triggers.iter().filter_map(|row| row.config["subject"].as_str());

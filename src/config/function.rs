@@ -9,7 +9,7 @@ use trigger_core::{FailureCode, Step, subject};
 
 use super::triggers::Triggers;
 use super::validate::{Found, Validator, below};
-use super::{Document, EngineConfig, FunctionConfig, names, words};
+use super::{Document, EngineConfig, FunctionConfig, hosts, names, words};
 use crate::egress::Grant;
 use crate::functions::{Allow, Budget, Definition, Retry, Reuse};
 use crate::kinds::{Kinds, inline_schema};
@@ -43,7 +43,8 @@ struct FunctionSection {
     /// Wall time of one attempt.
     #[schemars(range(min = 0.001, max = 86_400))]
     timeout_seconds: f64,
-    /// Whether callers without authentication may run it over HTTP.
+    /// Whether callers without authentication may run it over HTTP. Where it is false, a route that says nothing else
+    /// asks for a token.
     is_public: bool,
     /// Attempts after the first.
     #[schemars(range(min = 0, max = 1000))]
@@ -178,7 +179,7 @@ pub(super) fn read_all(
         return Vec::new();
     }
     let validator = Validator::new(schema(super::triggers::outline()));
-    let mut triggers = Triggers::new(document, kinds, &engine.namespace);
+    let mut triggers = Triggers::new(document, kinds, engine);
     let mut functions = Vec::with_capacity(sections.len());
     for (name, section) in sections {
         let path = vec![Step::from("functions"), Step::from(name.as_str())];
@@ -205,7 +206,8 @@ fn read(
     let before = found.len();
     validator.sift(&mut section, &path, found);
     let sections = section.as_object_mut().and_then(|section| section.remove("triggers"));
-    let triggers = triggers.read(&path, name, sections, found);
+    let public = section["is_public"].as_bool().unwrap_or(true);
+    let triggers = triggers.read(&path, name, public, sections, found);
     let typed = FunctionSection::deserialize(&section).unwrap_or_else(|error| {
         if found.len() == before {
             found.value(path.clone(), error.to_string(), "see the manifest's reference");
@@ -295,14 +297,9 @@ impl Checker<'_> {
     /// Whether the engine has what is granted.
     fn secrets(&mut self, names: &[String], engine: &EngineConfig) {
         for (index, name) in names.iter().enumerate() {
-            if !engine.secrets.contains_key(name) {
+            if let Some((message, help)) = hosts::missing(name, &engine.secrets) {
                 let path = below(self.path, ["allow".into(), "secrets".into(), index.into()]);
-                let known = words::suggestion(name, engine.secrets.keys().map(String::as_str));
-                let help = match known {
-                    Some(known) => format!("did you mean \"{known}\"?"),
-                    None => "say where it is in [engine.secrets]".to_owned(),
-                };
-                self.found.value(path, format!("the engine has no secret {}", words::quoted(name)), help);
+                self.found.value(path, message, help);
             }
         }
     }

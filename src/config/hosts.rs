@@ -101,6 +101,18 @@ pub(super) fn secrets(section: &SecretsSection, directory: &Path, found: &mut Fo
     sources
 }
 
+/// What is wrong with naming a secret that the engine does not have: the message, and what would be right.
+pub(super) fn missing(name: &str, secrets: &BTreeMap<String, SecretSource>) -> Option<(String, String)> {
+    if secrets.contains_key(name) {
+        return None;
+    }
+    let help = match words::suggestion(name, secrets.keys().map(String::as_str)) {
+        Some(known) => format!("did you mean \"{known}\"?"),
+        None => "say where it is in [engine.secrets]".to_owned(),
+    };
+    Some((format!("the engine has no secret {}", words::quoted(name)), help))
+}
+
 /// Finds secrets that are not where they are said to be.
 pub(super) fn look_for(secrets: &BTreeMap<String, SecretSource>, found: &mut Found) {
     for (name, source) in secrets {

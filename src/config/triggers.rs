@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use trigger_core::{Binding, Kind, Problems, Step};
 
 use super::validate::{At, Found, Validator, below};
-use super::{Document, names, words};
+use super::{Document, EngineConfig, hosts, names, words};
 use crate::filter::Filter;
 use crate::kinds::{FILTER, Kinds, Section, not_in_this_build};
 use crate::store::TriggerRow;
@@ -78,7 +78,7 @@ fn common_keys(kind: Kind) -> Map<String, Value> {
 pub(super) struct Triggers<'a> {
     document: &'a Document,
     kinds: &'a Kinds,
-    namespace: &'a str,
+    engine: &'a EngineConfig,
     validators: HashMap<Kind, Validator>,
     /// Those without mistakes, to be compared.
     sound: Vec<Sound>,
@@ -93,8 +93,8 @@ struct Sound {
 }
 
 impl<'a> Triggers<'a> {
-    pub(super) fn new(document: &'a Document, kinds: &'a Kinds, namespace: &'a str) -> Self {
-        Self { document, kinds, namespace, validators: HashMap::new(), sound: Vec::new(), count: 0 }
+    pub(super) fn new(document: &'a Document, kinds: &'a Kinds, engine: &'a EngineConfig) -> Self {
+        Self { document, kinds, engine, validators: HashMap::new(), sound: Vec::new(), count: 0 }
     }
 
     /// The triggers of a function. Those with mistakes are left out.
@@ -102,6 +102,7 @@ impl<'a> Triggers<'a> {
         &mut self,
         function_path: &[Step],
         function: &str,
+        public: bool,
         sections: Option<Value>,
         found: &mut Found,
     ) -> Vec<TriggerRow> {
@@ -143,11 +144,14 @@ impl<'a> Triggers<'a> {
                 found.value(below(&path, steps), mistake.message, mistake.help);
             }
             let binding = Binding {
-                namespace: self.namespace.into(),
+                namespace: self.engine.namespace.as_str().into(),
                 function_name: function.into(),
                 trigger_id: name.as_str().into(),
                 trigger_type: kind,
             };
+            if !public {
+                self.keep_private(kind, &mut section, &path, found);
+            }
             let read = self.kinds.read(kind, &section);
             rows.push(TriggerRow { binding, config: section });
             match read {
@@ -197,6 +201,18 @@ impl<'a> Triggers<'a> {
         }
     }
 
+    /// Whoever calls a function that is not public proves who it is, by a token unless its trigger says otherwise.
+    fn keep_private(&self, kind: Kind, section: &mut Value, path: &[Step], found: &mut Found) {
+        let asks = self.kinds.schema(kind).is_some_and(|schema| schema["properties"]["auth"].is_object());
+        let Some(section) = section.as_object_mut().filter(|_| asks) else { return };
+        let auth = section.entry("auth").or_insert_with(|| json!({ "type": "token" }));
+        if auth["type"] == "none" {
+            let path = below(path, ["auth".into(), "type".into()]);
+            let help = "leave `auth` out (it asks for a token then), choose another type, or make the function public";
+            found.value(path, "everybody may call, and the function has is_public = false", help);
+        }
+    }
+
     /// What only the kind knows.
     fn check(&self, section: &Section, function: &str, index: usize, found: &mut Found) {
         let mut problems = Problems::new();
@@ -207,6 +223,11 @@ impl<'a> Triggers<'a> {
                 });
             });
         });
+        for (path, name) in problems.take_secrets() {
+            if let Some((message, help)) = hosts::missing(&name, &self.engine.secrets) {
+                found.value(path, message, help);
+            }
+        }
         problems.into_vec().into_iter().for_each(|problem| found.push(problem, At::Value));
     }
 

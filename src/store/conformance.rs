@@ -14,6 +14,7 @@ mod make;
 mod model;
 mod order;
 mod queue;
+mod tokens;
 mod unique;
 
 use std::sync::Arc;
@@ -31,6 +32,7 @@ pub(super) use make::*;
 pub(super) use model::*;
 pub(super) use order::*;
 pub(super) use queue::*;
+pub(super) use tokens::*;
 pub(super) use unique::*;
 
 type Shared = Arc<dyn Store>;
@@ -102,6 +104,7 @@ macro_rules! suite {
             a_namespace_has_no_more_keys_and_bytes_than_it_may,
             keys_are_listed_by_their_beginning_and_in_pages,
             entries_that_have_expired_are_pruned_and_no_longer_counted,
+            tokens_are_kept_listed_and_forgotten_by_namespace,
         );
     };
     (@each $open:expr; $($name:ident),+ $(,)?) => {

@@ -51,6 +51,7 @@ mod settle;
 mod status;
 #[cfg(test)]
 pub(crate) mod tests;
+mod tokens;
 mod traces;
 
 use std::fmt;
@@ -75,7 +76,7 @@ use super::{
     DeadLetterSelector, DeadLetterSummary, Deploy, Deployed, Depths, Error, FailedAttempt, FireFilter, FireRow,
     FunctionRow, KeptDeadLetter, KvBucket, KvEntry, KvLimits, KvWrite, KvWritten, LedgerRow, OutboxRow, Pause, Pruned,
     QueueFilter, QueueRow, QueuedInvocation, RedriveState, Redriven, Release, Renewed, Result, Retention,
-    SelectedDeadLetter, Settle, Store, Tally, TraceFilter, VersionRow,
+    SelectedDeadLetter, Settle, Store, Tally, TokenRow, TraceFilter, VersionRow,
 };
 use crate::functions::Digest;
 use crate::traces::TraceRow;
@@ -559,6 +560,18 @@ impl Store for PostgresStore {
                 kv::keys(connection, &bucket, &prefix, after.as_deref(), limit, now)
             })
         })
+    }
+
+    fn add_token(&self, token: TokenRow) -> BoxFuture<'_, Result<bool>> {
+        Box::pin(async move { on_connection!(self.core, |connection| tokens::add(connection, &token)) })
+    }
+
+    fn tokens(&self, namespace: String) -> BoxFuture<'_, Result<Vec<TokenRow>>> {
+        Box::pin(async move { on_connection!(self.core, |connection| tokens::list(connection, &namespace)) })
+    }
+
+    fn remove_token(&self, namespace: String, id: String) -> BoxFuture<'_, Result<bool>> {
+        Box::pin(async move { on_connection!(self.core, |connection| tokens::remove(connection, &namespace, &id)) })
     }
 
     fn depths(&self) -> BoxFuture<'_, Result<Depths>> {

@@ -41,6 +41,7 @@ mod schema;
 mod settle;
 pub mod sql;
 mod status;
+mod tokens;
 mod traces;
 mod writer;
 
@@ -64,7 +65,7 @@ use super::{
     DeadLetterSelector, DeadLetterSummary, Deploy, Deployed, Depths, Error, FailedAttempt, FireFilter, FireRow,
     FunctionRow, KeptDeadLetter, KvBucket, KvEntry, KvLimits, KvWrite, KvWritten, LedgerRow, OutboxRow, Pause, Pruned,
     QueueFilter, QueueRow, QueuedInvocation, RedriveState, Redriven, Release, Renewed, Result, Retention,
-    SelectedDeadLetter, Settle, Store, Tally, TraceFilter, VersionRow,
+    SelectedDeadLetter, Settle, Store, Tally, TokenRow, TraceFilter, VersionRow,
 };
 use crate::functions::Digest;
 use crate::traces::TraceRow;
@@ -597,6 +598,18 @@ impl Store for SqliteStore {
         now: DateTime<Utc>,
     ) -> BoxFuture<'_, Result<Vec<String>>> {
         Box::pin(self.read(move |connection| kv::keys(connection, &bucket, &prefix, after.as_deref(), limit, now)))
+    }
+
+    fn add_token(&self, token: TokenRow) -> BoxFuture<'_, Result<bool>> {
+        Box::pin(self.write(0, move |connection| tokens::add(connection, &token)))
+    }
+
+    fn tokens(&self, namespace: String) -> BoxFuture<'_, Result<Vec<TokenRow>>> {
+        Box::pin(self.read(move |connection| tokens::list(connection, &namespace)))
+    }
+
+    fn remove_token(&self, namespace: String, id: String) -> BoxFuture<'_, Result<bool>> {
+        Box::pin(self.write(0, move |connection| tokens::remove(connection, &namespace, &id)))
     }
 
     fn depths(&self) -> BoxFuture<'_, Result<Depths>> {

@@ -145,7 +145,7 @@ impl Event {
 
     /// The socket that it came from, where it came from one.
     pub fn client(&self) -> Option<String> {
-        invocation::attribute("client").filter(|_| self.trigger == Trigger::Websocket)
+        invocation::attribute("socket").filter(|_| self.trigger == Trigger::Websocket)
     }
 
     /// W3C trace context of this attempt.

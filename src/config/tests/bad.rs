@@ -92,6 +92,39 @@ fn the_same_route_twice_is_refused() {
     );
 }
 
+#[cfg(feature = "http")]
+#[test]
+fn what_is_mistaken_about_callers_is_told() {
+    for (lines, expected) in [
+        ("auth = { type = \"tokens\" }", "auth.type: expected \"none\", \"basic\""),
+        ("auth = {}", "auth.type: this key is missing"),
+        ("auth = \"token\"", "auth: expected a table, found \"token\""),
+        ("auth = { type = \"basic\" }", "auth.secrets: no secret is named"),
+        ("auth = { type = \"basic\", secrets = [\"X\"] }", "auth.secrets[0]: the engine has no secret \"X\""),
+        ("auth = { type = \"none\", scopes = [\"a\"] }", "auth.scopes: type = \"none\" has no use for it"),
+    ] {
+        let told =
+            told(&with_function(&format!("[[functions.one.triggers]]\ntype = \"http\"\npath = \"/a\"\n{lines}")));
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].contains(&format!("functions.one.triggers[0].{expected}")), "{told:?}");
+    }
+}
+
+#[cfg(feature = "http")]
+#[test]
+fn a_private_functions_routes_ask_for_a_token_and_are_never_open() {
+    let route = |auth: &str| {
+        with_function(&format!("is_public = false\n[[functions.one.triggers]]\ntype = \"http\"\npath = \"/a\"\n{auth}"))
+    };
+    let auth = |text: &str| sound(text).functions[0].triggers[0].config["auth"].clone();
+    assert_eq!(auth(&route("")), serde_json::json!({ "type": "token" }));
+    assert_eq!(auth(&route("auth = { type = \"token\", scopes = [\"a\"] }"))["scopes"], serde_json::json!(["a"]));
+    let told = told(&route("auth = { type = \"none\" }"));
+    assert!(told[0].contains("triggers[0].auth.type: everybody may call"), "{told:?}");
+    let public = with_function("[[functions.one.triggers]]\ntype = \"http\"\npath = \"/a\"");
+    assert_eq!(auth(&public), serde_json::Value::Null);
+}
+
 #[test]
 fn too_many_are_refused_before_they_cost_much() {
     let functions: String = (0..5000).map(|number| format!("[functions.f{number}]\nmodule = \"m\"\n")).collect();

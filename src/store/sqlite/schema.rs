@@ -16,6 +16,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/sqlite/0001_initial.sql"),
     include_str!("../../../migrations/sqlite/0002_queue.sql"),
     include_str!("../../../migrations/sqlite/0003_key_value.sql"),
+    include_str!("../../../migrations/sqlite/0004_tokens.sql"),
 ];
 
 /// `trip`, in the file's header.

@@ -117,7 +117,11 @@ words! {
         Backlog = "backlog",
         /// The event is larger than the engine takes.
         TooLarge = "too_large",
-        /// The function is not public and the caller is not authenticated.
+        /// The caller did not prove who it is.
+        Unauthenticated = "unauthenticated",
+        /// Who the caller is cannot be told now: the keys of its issuer are not to be had.
+        KeysUnavailable = "keys_unavailable",
+        /// The caller is not one that may.
         Forbidden = "forbidden",
         /// The client library or server dropped messages because the subscriber was slow.
         SlowConsumer = "slow_consumer",
@@ -165,7 +169,9 @@ impl Shed {
             Shed::StoreUnavailable => "the engine's store cannot take the event",
             Shed::Backlog => "as many events of the trigger wait as may",
             Shed::TooLarge => "the event is larger than the engine takes",
-            Shed::Forbidden => "the function is not public and the caller is not authenticated",
+            Shed::Unauthenticated => "the caller did not prove who it is",
+            Shed::KeysUnavailable => "the keys that callers' tokens are signed with cannot be had now",
+            Shed::Forbidden => "the caller may not run the function",
             Shed::SlowConsumer => "events arrive faster than they are taken",
             Shed::Closed => "its connection was closed before its turn came",
             Shed::Malformed => "it is not what its protocol says that it should be",
@@ -177,9 +183,15 @@ impl Shed {
         match self {
             Shed::Malformed => 400,
             Shed::TooLarge => 413,
+            Shed::Unauthenticated => 401,
             Shed::Forbidden => 403,
             Shed::Backlog => 429,
-            Shed::Overload | Shed::ShuttingDown | Shed::StoreUnavailable | Shed::SlowConsumer | Shed::Closed => 503,
+            Shed::Overload
+            | Shed::ShuttingDown
+            | Shed::StoreUnavailable
+            | Shed::KeysUnavailable
+            | Shed::SlowConsumer
+            | Shed::Closed => 503,
         }
     }
 

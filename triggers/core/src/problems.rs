@@ -39,6 +39,7 @@ impl From<usize> for Step {
 pub struct Problems {
     at: Vec<Step>,
     found: Vec<Problem>,
+    secrets: Vec<(Vec<Step>, String)>,
 }
 
 impl Problems {
@@ -57,6 +58,18 @@ impl Problems {
     /// Records a mistake whose path is known.
     pub fn push(&mut self, problem: Problem) {
         self.found.push(problem);
+    }
+
+    /// Records that `step` of the present section names a secret: whether the engine has it, others know.
+    pub fn names_secret(&mut self, step: impl Into<Step>, name: impl Into<String>) {
+        let mut path = self.at.clone();
+        path.push(step.into());
+        self.secrets.push((path, name.into()));
+    }
+
+    /// The secrets that were named, each with its place.
+    pub fn take_secrets(&mut self) -> Vec<(Vec<Step>, String)> {
+        std::mem::take(&mut self.secrets)
     }
 
     /// Runs `check` with every path below `step`.

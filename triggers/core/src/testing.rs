@@ -1,5 +1,6 @@
-//! A dispatch for adapters' tests: remembers every event and answers as told.
+//! A dispatch for adapters' tests: remembers every event and answers as told. And credentials that are known ahead.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,8 +11,8 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::{
-    Accepted, Answer, Binding, BoxFuture, Cancelled, Clock, Dispatch, Gate, InvocationContext, Kind, Refused, Response,
-    Shed, SkippedFire, Status, TriggerContext,
+    Accepted, Answer, Binding, BoxFuture, Cancelled, Clock, Credentials, Dispatch, Gate, InvocationContext, Kind,
+    Refused, Response, Shed, SkippedFire, Status, Token, TriggerContext,
 };
 
 type Respond = Box<dyn Fn(InvocationContext) -> BoxFuture<'static, Answer> + Send + Sync>;
@@ -104,6 +105,7 @@ impl FakeDispatch {
                 trigger_type: kind,
             }),
             dispatch: self.clone(),
+            credentials: Arc::new(FakeCredentials::default()),
             clock: Clock::system(),
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -195,6 +197,41 @@ impl Dispatch for FakeDispatch {
 
     fn count_shed(&self, _binding: &Binding, reason: Shed, events: u64) {
         self.shed.lock().expect("no test panics while holding it").push((reason, events));
+    }
+}
+
+/// Knows what it was made with, and no more.
+#[derive(Default)]
+pub struct FakeCredentials {
+    /// Secrets by name.
+    pub secrets: Mutex<HashMap<String, Arc<str>>>,
+    /// Tokens as they are presented.
+    pub tokens: Mutex<HashMap<String, Arc<Token>>>,
+    /// When set, nobody knows whether a token is good.
+    pub refuse: Mutex<Option<Refused>>,
+    /// Documents by their addresses; the others do not answer.
+    pub documents: Mutex<HashMap<String, Bytes>>,
+    /// How often one was asked for.
+    pub fetches: Mutex<usize>,
+}
+
+impl Credentials for FakeCredentials {
+    fn secret(&self, name: &str) -> Option<Arc<str>> {
+        self.secrets.lock().expect("no test panics while holding it").get(name).cloned()
+    }
+
+    fn token<'a>(&'a self, presented: &'a str) -> BoxFuture<'a, Result<Option<Arc<Token>>, Refused>> {
+        let answer = match self.refuse.lock().expect("no test panics while holding it").clone() {
+            Some(refused) => Err(refused),
+            None => Ok(self.tokens.lock().expect("no test panics while holding it").get(presented).cloned()),
+        };
+        Box::pin(async move { answer })
+    }
+
+    fn fetch<'a>(&'a self, url: &'a str) -> BoxFuture<'a, Result<Bytes, String>> {
+        *self.fetches.lock().expect("no test panics while holding it") += 1;
+        let document = self.documents.lock().expect("no test panics while holding it").get(url).cloned();
+        Box::pin(async move { document.ok_or_else(|| "it does not answer".to_owned()) })
     }
 }
 

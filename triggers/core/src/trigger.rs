@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::{Binding, Clock, Custody, Dispatch, InvocationContext, Kind, Problems, Timetable};
+use crate::{Binding, Clock, Credentials, Custody, Dispatch, InvocationContext, Kind, Problems, Timetable};
 
 /// A kind of event source: how to turn its section of the manifest into a trigger.
 ///
@@ -64,6 +64,8 @@ pub struct TriggerContext {
     pub binding: Arc<Binding>,
     /// The engine.
     pub dispatch: Arc<dyn Dispatch>,
+    /// What callers' credentials are checked against.
+    pub credentials: Arc<dyn Credentials>,
     /// The time: when something is due, when an event came.
     pub clock: Clock,
     /// Asks the trigger to stop taking events.

@@ -262,6 +262,7 @@ async fn events() {
                 clock: Clock::system(),
                 binding: binding.clone(),
                 dispatch: dispatch.clone(),
+                credentials: Arc::new(trigger_core::testing::FakeCredentials::default()),
                 shutdown: shutdown.clone(),
                 tasks: tasks.clone(),
                 health: tokio::sync::watch::channel(None).0,

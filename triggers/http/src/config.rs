@@ -7,6 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use http::Method;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
+use trigger_auth::Auth;
 use trigger_core::{Problems, Terms};
 
 use crate::conditions::{Conditions, Host};
@@ -76,6 +77,10 @@ pub struct Config {
     pub query: BTreeMap<String, String>,
     /// Which pages of other origins may call the route; without it browsers let none.
     pub cors: Option<CorsSection>,
+    /// Who may call: `{ type = "none" }`, `{ type = "token" }`, …. By default everybody where the function `is_public`,
+    /// and whoever has a token for it where it is not.
+    #[serde(default)]
+    pub auth: Auth,
 }
 
 /// The methods of a route, as typed.
@@ -288,6 +293,13 @@ impl Config {
         if let Some(cors) = &self.cors {
             cors.check(problems);
         }
+        problems.within("auth", |problems| {
+            self.auth.check(problems);
+            if self.mode == Mode::Stream && self.auth.kind.needs_body() {
+                let message = "a signature is of a whole body, and this one is read while it comes";
+                problems.add("type", message, "choose mode = \"sync\" or \"async\", or another type");
+            }
+        });
     }
 
     pub(crate) fn host(&self) -> Result<Host, Mistake> {

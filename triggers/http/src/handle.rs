@@ -10,6 +10,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body;
 use http_body_util::Full;
+use trigger_auth::{Caller, Checked};
 use trigger_core::{Accepted, Attribute, BodyError, Custody, Headers, InvocationContext, Shed, SkipReason};
 
 use crate::body::{self, Error};
@@ -58,7 +59,9 @@ impl Routes {
         let mut id = RequestId::of(&head.headers);
         // What a browser is told beside the answer, whatever that is.
         let mut told = None;
-        let reply = if let Some((hit, connection)) = upgrade {
+        let reply = if head.headers.get_all(header::HOST).iter().nth(1).is_some() {
+            Err(self.refused(None, two_hosts()))
+        } else if let Some((hit, connection)) = upgrade {
             let attributes = attributes(&head, 0);
             // It is seldom, and would make the future of every request larger.
             Box::pin(upgrade::answer(hit, head, attributes, connection, &id)).await.map(whole)
@@ -72,12 +75,14 @@ impl Routes {
                     told = hit.route.cors.as_ref().map(|cors| cors.with_answer(&head.headers));
                     if let Some(peer) = peer {
                         hit.attributes.push(("client".into(), peer.client(&head.headers)));
-                        hit.caller = peer.subject.clone();
+                        hit.subject = peer.subject.clone();
                     }
                     self.run(hit, head, body, &mut id).await
                 }
-                Found::Undecodable(parameter) => Err(undecodable(&parameter)),
-                Found::Missing(methods) => self.missing(&head, &methods).map(whole),
+                Found::Undecodable(parameter) => Err(self.refused(None, undecodable(&parameter))),
+                Found::Missing(methods) => {
+                    self.missing(&head, &methods).map(whole).map_err(|problem| self.refused(None, problem))
+                }
             }
         };
         let id = id.into_value();
@@ -99,30 +104,38 @@ impl Routes {
         Some(response)
     }
 
-    async fn run<B>(&self, hit: Hit, head: Parts, body: B, id: &mut RequestId) -> Reply
+    async fn run<B>(&self, hit: Hit, mut head: Parts, body: B, id: &mut RequestId) -> Reply
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BodyError>,
     {
+        let checked = match &hit.route.guard {
+            None => None,
+            Some(guard) => Some(Box::pin(guard.check(&mut head)).await?),
+        };
         if hit.route.mode == Mode::Stream {
-            return Box::pin(self.stream(hit, head, body, id)).await;
+            return Box::pin(self.stream(hit, checked, head, body, id)).await;
         }
-        let Hit { route, attributes, caller, in_flight: _until_answered } = hit;
+        let Hit { route, attributes, subject, in_flight: _until_answered } = hit;
         let (key, wait) = match route.mode {
             Mode::Sync | Mode::Stream => (None, None),
-            Mode::Async => (idempotency_key(&head.headers)?, Wait::of(&head.headers, route.max_wait_seconds)),
+            Mode::Async => {
+                let key = idempotency_key(&head.headers).map_err(|problem| self.refused(Some(&route), problem))?;
+                (key, Wait::of(&head.headers, route.max_wait_seconds))
+            }
         };
         let payload = body::read(body, route.max_body_bytes, self.body_read_timeout())
             .await
-            .map_err(|error| unread(error, route.max_body_bytes))?;
-        check_content(&head, &payload)?;
+            .map_err(|error| self.refused(Some(&route), unread(error, route.max_body_bytes)))?;
+        let caller = admitted(&route, checked, &payload)?;
+        check_content(&head, &payload).map_err(|problem| self.refused(Some(&route), problem))?;
 
         let custody = match route.mode {
             Mode::Sync | Mode::Stream => Custody::Caller,
             Mode::Async => Custody::Engine,
         };
         let mut event = event(&route, custody, payload, head, attributes, id);
-        event.caller = caller;
+        called_by(&mut event, caller, subject);
         event.idempotency_key = key;
         event.terms = route.retries.map(|retries| retries.terms(event.received_at));
         let (invocation_id, received) = (event.invocation_id, event.received);
@@ -148,23 +161,34 @@ impl Routes {
     }
 
     /// The function reads the body while it comes, and is heard while it speaks.
-    async fn stream<B>(&self, hit: Hit, head: Parts, body: B, id: &mut RequestId) -> Reply
+    async fn stream<B>(&self, hit: Hit, checked: Option<Checked>, head: Parts, body: B, id: &mut RequestId) -> Reply
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BodyError>,
     {
-        let Hit { route, attributes, caller, in_flight } = hit;
+        let Hit { route, attributes, subject, in_flight } = hit;
+        // What signs a body is not asked of one that streams.
+        let caller = admitted(&route, checked, &[])?;
         if body.size_hint().lower() > route.max_body_bytes {
-            return Err(unread(Error::TooLarge, route.max_body_bytes));
+            return Err(self.refused(Some(&route), unread(Error::TooLarge, route.max_body_bytes)));
         }
         let method = head.method.clone();
         let mut event = event(&route, Custody::Caller, Bytes::new(), head, attributes, id);
-        event.caller = caller;
+        called_by(&mut event, caller, subject);
         let invocation_id = event.invocation_id;
         match stream::begin(route, in_flight, event, &method, body, self.body_read_timeout()).await {
             Begun::Response(response) => answer::of_guest(response),
             Begun::Ended(answer) => answer::respond(answer, invocation_id).map(whole),
         }
+    }
+
+    /// Counts a request that is refused before it is an event, in the ledger too where it names the reason.
+    fn refused(&self, route: Option<&Route>, problem: Problem) -> Problem {
+        self.count_refusal(problem.code);
+        if let Some(route) = route.filter(|_| problem.code == Shed::TooLarge.as_str()) {
+            route.cx.dispatch.count_shed(&route.cx.binding, Shed::TooLarge, 1);
+        }
+        problem
     }
 
     fn missing(&self, head: &Parts, served: &[Method]) -> Whole {
@@ -212,6 +236,23 @@ fn event(
     event.adopt_lineage();
     id.or(event.invocation_id);
     event
+}
+
+/// Who calls, now that everything is there that may prove it.
+fn admitted(route: &Route, checked: Option<Checked>, payload: &[u8]) -> Result<Option<Caller>, Problem> {
+    let admitted = route.guard.as_ref().zip(checked).map(|(guard, checked)| guard.check_body(checked, payload));
+    Ok(admitted.transpose()?)
+}
+
+/// Notes who calls: whom the route asked for a proof, or else whom the connection's certificate names.
+fn called_by(event: &mut InvocationContext, caller: Option<Caller>, subject: Option<Box<str>>) {
+    match caller {
+        Some(caller) => {
+            event.caller = Some(caller.name);
+            event.attributes.extend(caller.claims.map(|claims| ("claims".into(), claims.into())));
+        }
+        None => event.caller = subject,
+    }
 }
 
 fn whole(response: Response<Full<Bytes>>) -> Response<ResponseBody> {
@@ -265,6 +306,11 @@ fn unread(error: Error, limit: u64) -> Problem {
         }
         Error::Broken => Problem::new(StatusCode::BAD_REQUEST, "invalid_body", "the body ended early or is malformed"),
     }
+}
+
+/// What is in front may have chosen by one of them, and we by the other (RFC 9112, section 3.2).
+fn two_hosts() -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "invalid_host", "the request names more than one host")
 }
 
 pub(crate) fn undecodable(attribute: &str) -> Problem {

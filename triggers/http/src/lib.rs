@@ -24,6 +24,7 @@ mod pattern;
 mod peer;
 mod prefer;
 mod problem;
+mod refusals;
 mod request_id;
 mod routes;
 mod server;

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use serde::Serialize;
+use trigger_auth::Denied;
 use trigger_core::Shed;
 
 /// One problem, before it is known which request it answers.
@@ -22,7 +23,7 @@ pub(crate) struct Problem {
     pub(crate) retry_after: Option<Duration>,
     /// Why an invocation was given up on.
     pub(crate) reason: Option<&'static str>,
-    /// Further headers of the response: the methods served for 405, the protocol for 426.
+    /// Further headers of the response: `Allow` for 405, the protocol for 426, `WWW-Authenticate` for 401.
     pub(crate) headers: Option<Box<HeaderMap>>,
 }
 
@@ -91,6 +92,17 @@ impl Problem {
             headers.insert(header::RETRY_AFTER, retry_after(delay));
         }
         response
+    }
+}
+
+impl From<Denied> for Problem {
+    fn from(denied: Denied) -> Self {
+        let Denied { reason, detail, challenge, retry_after } = denied;
+        let problem = Self::shed(reason, detail, retry_after);
+        match challenge {
+            Some(challenge) => problem.with(header::WWW_AUTHENTICATE, challenge),
+            None => problem,
+        }
     }
 }
 

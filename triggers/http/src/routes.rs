@@ -16,12 +16,14 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
+use trigger_auth::Guard;
 use trigger_core::{Attribute, Dispatch, TriggerContext};
 
 use crate::conditions::{self, Conditions, Host};
 use crate::config::{Mode, Retries, Served};
 use crate::cors::Cors;
 use crate::pattern::Pattern;
+use crate::refusals::Refusals;
 use crate::trees::{Claim, Hosts};
 use crate::upgrade;
 
@@ -43,6 +45,7 @@ struct Shared {
     /// Set by the listener: once cancelled, a path without a route is one that was just taken away.
     closing: OnceLock<CancellationToken>,
     body_read_timeout: Duration,
+    refusals: Refusals,
 }
 
 /// One state of the table; never changed, only replaced.
@@ -67,6 +70,8 @@ pub(crate) struct Route {
     pub(crate) max_body_bytes: u64,
     pub(crate) max_wait_seconds: u32,
     pub(crate) retries: Option<Retries>,
+    /// Who may call; everybody where there is none.
+    pub(crate) guard: Option<Guard>,
     pub(crate) cx: TriggerContext,
     /// Requests under way; closed once the route is out of the table.
     pub(crate) in_flight: TaskTracker,
@@ -87,7 +92,7 @@ pub(crate) struct Hit {
     pub(crate) route: Arc<Route>,
     pub(crate) attributes: Vec<Attribute>,
     /// Whom it is known to come from.
-    pub(crate) caller: Option<Box<str>>,
+    pub(crate) subject: Option<Box<str>>,
     pub(crate) in_flight: TaskTrackerToken,
 }
 
@@ -114,6 +119,7 @@ impl Routes {
                 starting: watch::channel(0).0,
                 closing: OnceLock::new(),
                 body_read_timeout,
+                refusals: Refusals::default(),
             }),
         }
     }
@@ -130,6 +136,15 @@ impl Routes {
             return self.upgrades().find(path);
         }
         found
+    }
+
+    /// How often connections and requests were refused before any function heard of them, by reason.
+    pub fn refusals(&self) -> Vec<(&'static str, u64)> {
+        self.shared.refusals.read()
+    }
+
+    pub(crate) fn count_refusal(&self, reason: &str) {
+        self.shared.refusals.count(reason);
     }
 
     pub(crate) fn body_read_timeout(&self) -> Duration {
@@ -233,7 +248,7 @@ impl Routes {
             if let Err(name) = add_parameters(&mut attributes, &route.pattern, &params) {
                 return Found::Undecodable(name);
             }
-            return Found::Route(Hit { route: route.clone(), attributes, caller: None, in_flight });
+            return Found::Route(Hit { route: route.clone(), attributes, subject: None, in_flight });
         }
     }
 }

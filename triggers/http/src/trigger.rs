@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio_util::task::TaskTracker;
+use trigger_auth::{Auth, Guard};
 use trigger_core::{BindError, Binding, Kind, Problems, Trigger, TriggerContext, TriggerError, TriggerKind};
 
 use crate::conditions::{Conditions, Host};
@@ -60,7 +61,7 @@ impl TriggerKind for Http {
         })?;
         let cors = config.cors.as_ref().and_then(|cors| cors.meant(&served));
         let retries = config.retries();
-        let Config { mode, max_body_bytes, max_wait_seconds, .. } = config;
+        let Config { mode, max_body_bytes, max_wait_seconds, auth, .. } = config;
         Ok(Bound {
             host,
             served,
@@ -71,6 +72,7 @@ impl TriggerKind for Http {
             max_body_bytes,
             max_wait_seconds,
             retries,
+            auth,
             starting: self.routes.starting(),
             routes: self.routes.clone(),
         })
@@ -88,6 +90,7 @@ pub struct Bound {
     max_body_bytes: u64,
     max_wait_seconds: u32,
     retries: Option<Retries>,
+    auth: Auth,
     starting: Starting,
     routes: Routes,
 }
@@ -97,9 +100,10 @@ impl Trigger for Bound {
     /// polled hands over without a gap.
     async fn run(self, cx: TriggerContext) -> Result<(), TriggerError> {
         let Bound { host, served, pattern, conditions, cors, mode, max_body_bytes, max_wait_seconds, .. } = self;
-        let Bound { retries, starting, routes, .. } = self;
+        let Bound { retries, auth, starting, routes, .. } = self;
         let shutdown = cx.shutdown.clone();
         let in_flight = TaskTracker::new();
+        let guard = Guard::new(&auth, &cx).map_err(TriggerError)?;
         let route = Arc::new(Route {
             host,
             served,
@@ -110,6 +114,7 @@ impl Trigger for Bound {
             max_body_bytes,
             max_wait_seconds,
             retries,
+            guard,
             cx,
             in_flight,
         });

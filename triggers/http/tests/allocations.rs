@@ -116,6 +116,7 @@ async fn table() -> Routes {
     let cx = TriggerContext {
         binding,
         dispatch: Arc::new(Echo),
+        credentials: Arc::new(trigger_core::testing::FakeCredentials::default()),
         clock: Clock::system(),
         shutdown: CancellationToken::new(),
         tasks: TaskTracker::new(),

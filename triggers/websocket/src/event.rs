@@ -12,7 +12,7 @@ pub(crate) fn of(socket: &Socket, serving: &Serving, event: Event, payload: Byte
     let mut invocation = serving.cx.event(Custody::Caller, payload);
     invocation.subject = socket.path.clone();
     invocation.ws_client_id = Some(socket.id.to_string().into());
-    let own = [("event".into(), event.as_str().to_owned()), ("client".into(), socket.id.to_string())];
+    let own = [("event".into(), event.as_str().to_owned()), ("socket".into(), socket.id.to_string())];
     invocation.attributes = socket.attributes.iter().cloned().chain(own).collect();
     invocation
 }

@@ -1,6 +1,7 @@
 //! One connection, from its first byte to its close: which protocol it speaks, and HTTP/1.
 
 use std::convert::Infallible;
+use std::error::Error as _;
 use std::io;
 use std::net::IpAddr;
 use std::pin::pin;
@@ -24,6 +25,7 @@ use super::tls::Certificates;
 use super::unread::Unread;
 use super::{ServerConfig, http2, proxy, subject, tls};
 use crate::peer::{Peer, Trust};
+use crate::refusals::{FLOOD, HANDSHAKE, HEADERS_TOO_LARGE, MALFORMED, NOT_TAKEN, PROXY_HEADER, REQUEST_LATE};
 use crate::routes::Routes;
 
 /// The least that hyper buffers per connection. A larger buffer takes large bodies in fewer pieces; it grows only for
@@ -77,14 +79,17 @@ impl Connections {
         }
         let from = match self.trust.proxy_protocol && self.trust.covers(from.to_canonical()) {
             false => from,
-            true => match self.begins(self.header_read_timeout, proxy::read(&mut socket)).await {
+            true => match self.begins(PROXY_HEADER, self.header_read_timeout, proxy::read(&mut socket)).await {
                 Some(client) => client.unwrap_or(from),
                 None => return,
             },
         };
         match &self.certificates {
             None => {
-                let Some(spoken) = self.begins(self.header_read_timeout, Spoken::by(&mut socket)).await else { return };
+                let Some(spoken) = self.begins(REQUEST_LATE, self.header_read_timeout, Spoken::by(&mut socket)).await
+                else {
+                    return;
+                };
                 self.converse(socket, spoken, Peer::new(from, None, &self.trust)).await;
             }
             // It takes a kilobyte more than a connection without, which need not have that too.
@@ -95,7 +100,7 @@ impl Connections {
     async fn secured(&self, socket: TcpStream, from: IpAddr, certificates: &Certificates) {
         let timeout = HANDSHAKE_TIMEOUT.min(self.header_read_timeout);
         let handshake = TlsAcceptor::from(certificates.config()).accept(socket);
-        let Some(socket) = self.begins(timeout, handshake).await else { return };
+        let Some(socket) = self.begins(HANDSHAKE, timeout, handshake).await else { return };
         let (_, session) = socket.get_ref();
         let spoken = match session.alpn_protocol() {
             Some(tls::H2) => Spoken::Http2(Bytes::new()),
@@ -105,8 +110,14 @@ impl Connections {
         self.converse(socket, spoken, Peer::new(from, subject, &self.trust)).await;
     }
 
-    /// What a caller begins with, unless it fails, is late, or comes into a drain.
-    async fn begins<T>(&self, timeout: Duration, begin: impl Future<Output = io::Result<T>>) -> Option<T> {
+    /// What a caller begins with, unless it fails, is late, or comes into a drain. Who says nothing and goes away was
+    /// refused nothing.
+    async fn begins<T>(
+        &self,
+        reason: &str,
+        timeout: Duration,
+        begin: impl Future<Output = io::Result<T>>,
+    ) -> Option<T> {
         let begun = tokio::select! {
             biased;
             begun = tokio::time::timeout(timeout, begin) => begun,
@@ -114,8 +125,15 @@ impl Connections {
         };
         match begun {
             Ok(Ok(begun)) => return Some(begun),
-            Ok(Err(error)) => tracing::debug!(%error, "a connection ended before its first request"),
-            Err(_) => tracing::debug!("a connection was given up before its first request"),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "a connection ended before its first request");
+                self.routes.count_refusal(reason);
+            }
+            Err(_) => {
+                tracing::debug!("a connection was given up before its first request");
+                self.routes.count_refusal(reason);
+            }
         }
         None
     }
@@ -134,6 +152,9 @@ impl Connections {
         // Callers go away, send nonsense or fall silent every day: nobody needs to act.
         if let Err(error) = ended {
             tracing::debug!(error = &error as &dyn std::error::Error, "a connection ended early");
+            if let Some(reason) = refusal(&error) {
+                self.routes.count_refusal(reason);
+            }
         }
     }
 
@@ -176,6 +197,33 @@ impl Connections {
         });
         ended.await
     }
+}
+
+/// Why we ended a connection, if it was not its caller who went away.
+fn refusal(error: &hyper::Error) -> Option<&'static str> {
+    if error.is_parse_too_large() {
+        return Some(HEADERS_TOO_LARGE);
+    }
+    if error.is_parse() {
+        return Some(MALFORMED);
+    }
+    if error.is_timeout() {
+        return Some(REQUEST_LATE);
+    }
+    let source = error.source()?;
+    if let Some(error) = source.downcast_ref::<h2::Error>() {
+        return match error.reason() {
+            _ if error.is_remote() => None,
+            Some(h2::Reason::ENHANCE_YOUR_CALM) => Some(FLOOD),
+            Some(_) => Some(MALFORMED),
+            None => error.get_io().and_then(not_taken),
+        };
+    }
+    source.downcast_ref().and_then(not_taken)
+}
+
+fn not_taken(error: &io::Error) -> Option<&'static str> {
+    (error.kind() == io::ErrorKind::TimedOut).then_some(NOT_TAKEN)
 }
 
 /// What a caller speaks, and what was read to learn it.

@@ -26,6 +26,7 @@ use tokio_util::task::TaskTracker;
 use super::ServerConfig;
 use super::drain::Drain;
 use crate::peer::Peer;
+use crate::refusals::NOT_TAKEN;
 use crate::routes::Routes;
 
 /// What a caller begins an HTTP/2 connection with.
@@ -92,14 +93,14 @@ where
 {
     let book = Arc::new(Book::default());
     let streams = Streams(TaskTracker::new());
-    let (entries, peer) = (book.clone(), Arc::new(peer));
+    let (entries, peer, refused) = (book.clone(), Arc::new(peer), routes.clone());
     let service = service_fn(move |request: Request<Incoming>| {
         let (routes, peer, entry) = (routes.clone(), peer.clone(), entries.enter());
         async move {
             let head = request.method() == Method::HEAD;
             let response = routes.answer(request, Some(&peer)).await;
             let bodyless = head || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-            Ok::<_, Infallible>(paced(response, bodyless, entry))
+            Ok::<_, Infallible>(in_pieces(response, bodyless, entry))
         }
     });
     let mut connection = pin!(bounds.builder(streams.clone()).serve_connection(io, service));
@@ -114,7 +115,12 @@ where
         while let Poll::Ready(verdict) = watch.poll(cx, drain.has_begun()) {
             match verdict {
                 Verdict::GoAway => connection.as_mut().graceful_shutdown(),
-                Verdict::Drop => return Poll::Ready(Ok(())),
+                Verdict::Drop => {
+                    if watch.holds_requests() {
+                        refused.count_refusal(NOT_TAKEN);
+                    }
+                    return Poll::Ready(Ok(()));
+                }
             }
         }
         connection.as_mut().poll(cx)
@@ -227,9 +233,13 @@ impl Watch {
                 self.timer.as_mut().reset(due.min(now + self.bounds.idle_timeout.min(self.bounds.write_timeout)));
                 continue;
             }
-            let idle = self.book.page().open.is_empty();
-            return Poll::Ready(if idle && self.closing.is_none() { self.go_away() } else { Verdict::Drop });
+            let says_goodbye = !self.holds_requests() && self.closing.is_none();
+            return Poll::Ready(if says_goodbye { self.go_away() } else { Verdict::Drop });
         }
+    }
+
+    fn holds_requests(&self) -> bool {
+        !self.book.page().open.is_empty()
     }
 
     fn go_away(&mut self) -> Verdict {
@@ -255,24 +265,24 @@ impl Watch {
 
 /// A response whose body is handed over piece by piece. HTTP/2 as hyper speaks it would send a body where there must be
 /// none.
-fn paced<B: Body<Data = Bytes>>(response: Response<B>, bodyless: bool, entry: Entry) -> Response<Paced<B>> {
+fn in_pieces<B: Body<Data = Bytes>>(response: Response<B>, bodyless: bool, entry: Entry) -> Response<Pieces<B>> {
     let (mut head, body) = response.into_parts();
     let announces = head.status != StatusCode::NO_CONTENT && !head.headers.contains_key(http::header::CONTENT_LENGTH);
     if let (true, true, Some(length)) = (bodyless, announces, body.size_hint().exact()) {
         head.headers.insert(http::header::CONTENT_LENGTH, length.into());
     }
-    Response::from_parts(head, Paced { body: (!bodyless).then_some(body), left: Bytes::new(), entry })
+    Response::from_parts(head, Pieces { body: (!bodyless).then_some(body), left: Bytes::new(), entry })
 }
 
 /// A body in pieces, so that what waits for a slow caller is never more than one of them in the connection's buffers,
 /// and so that it shows whether the caller takes any.
-struct Paced<B> {
+struct Pieces<B> {
     body: Option<B>,
     left: Bytes,
     entry: Entry,
 }
 
-impl<B: Body<Data = Bytes> + Unpin> Body for Paced<B> {
+impl<B: Body<Data = Bytes> + Unpin> Body for Pieces<B> {
     type Data = Bytes;
     type Error = B::Error;
 

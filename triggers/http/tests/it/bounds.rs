@@ -211,6 +211,7 @@ async fn a_caller_that_takes_nothing_is_given_up() {
     eventually("the function to run", || dispatch.seen().len() == 1).await;
     listener.shutdown.cancel();
     in_time("the listener to end although the caller reads nothing", listener.ended).await.unwrap();
+    assert!(listener.routes.refusals().contains(&("response_not_taken", 1)));
 }
 
 #[tokio::test]

@@ -188,6 +188,7 @@ async fn a_caller_that_grants_no_window_is_given_up() {
         taken += piece.len();
     }
     assert!(taken < 1 << 20, "the rest was given up: {taken}");
+    assert!(listener.routes.refusals().contains(&("response_not_taken", 1)));
 }
 
 #[tokio::test]

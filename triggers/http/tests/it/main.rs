@@ -2,11 +2,13 @@
 
 mod answers;
 mod asynchronous;
+mod auth;
 mod bounds;
 mod clients;
 mod connections;
 mod drain;
 mod events;
+mod hostile;
 mod http2;
 mod reload;
 mod routing;

@@ -177,7 +177,12 @@ impl Caller {
     }
 
     pub(crate) async fn close_sending_side(&mut self) {
-        self.socket.shutdown().await.unwrap();
+        self.try_close_sending_side().await.unwrap();
+    }
+
+    /// The same where the peer may have closed already.
+    pub(crate) async fn try_close_sending_side(&mut self) -> std::io::Result<()> {
+        self.socket.shutdown().await
     }
 
     async fn head(&mut self) -> Reply {

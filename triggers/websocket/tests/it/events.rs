@@ -37,7 +37,7 @@ async fn a_message_is_an_event_and_its_answer_a_frame() {
     {
         assert_eq!(text.attribute(name), Some(value), "{name}");
     }
-    assert_eq!(text.attribute("client"), text.ws_client_id.as_deref());
+    assert_eq!(text.attribute("socket"), text.ws_client_id.as_deref());
     assert_eq!(text.ws_client_id, binary.ws_client_id);
     assert_eq!(
         (text.content_type.as_deref(), binary.attribute("opcode")),
