@@ -123,6 +123,8 @@ words! {
         KeysUnavailable = "keys_unavailable",
         /// The caller is not one that may.
         Forbidden = "forbidden",
+        /// Its caller came more often than it may.
+        RateLimited = "rate_limited",
         /// The client library or server dropped messages because the subscriber was slow.
         SlowConsumer = "slow_consumer",
     }
@@ -168,6 +170,7 @@ impl Shed {
             Shed::Unauthenticated => "the caller did not prove who it is",
             Shed::KeysUnavailable => "the keys that callers' tokens are signed with cannot be had now",
             Shed::Forbidden => "the caller may not run the function",
+            Shed::RateLimited => "more requests than may come",
             Shed::SlowConsumer => "events arrive faster than they are taken",
         }
     }
@@ -178,7 +181,7 @@ impl Shed {
             Shed::TooLarge => 413,
             Shed::Unauthenticated => 401,
             Shed::Forbidden => 403,
-            Shed::Backlog => 429,
+            Shed::Backlog | Shed::RateLimited => 429,
             Shed::Overload
             | Shed::ShuttingDown
             | Shed::StoreUnavailable
