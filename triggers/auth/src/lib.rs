@@ -1,4 +1,5 @@
-//! Who may come in by a trigger that faces the internet: what its section says about that, and the guard at its door.
+//! Who may come in by a trigger that faces the internet, and how often: what its section says about that, the guard at
+//! its door and the counts beside it.
 //!
 //! ```text
 //! request ─► Guard::check ─► (body) ─► Guard::check_body ─► Caller ─► InvocationContext.caller
@@ -16,9 +17,11 @@ mod guard;
 mod jwk;
 mod jwt;
 mod keys;
+mod limit;
 mod webhook;
 
 pub use config::{Algorithm, Auth, AuthType, Encoding};
 pub use guard::{Caller, Checked, Denied, Guard};
 pub use jwk::JwtAlgorithm;
+pub use limit::{By, Limiter, RateLimit};
 pub use webhook::Signature;

@@ -123,6 +123,8 @@ words! {
         KeysUnavailable = "keys_unavailable",
         /// The caller is not one that may.
         Forbidden = "forbidden",
+        /// Its caller came more often than it may.
+        RateLimited = "rate_limited",
         /// The client library or server dropped messages because the subscriber was slow.
         SlowConsumer = "slow_consumer",
         /// Its connection was closed before its turn came.
@@ -172,6 +174,7 @@ impl Shed {
             Shed::Unauthenticated => "the caller did not prove who it is",
             Shed::KeysUnavailable => "the keys that callers' tokens are signed with cannot be had now",
             Shed::Forbidden => "the caller may not run the function",
+            Shed::RateLimited => "more requests than may come",
             Shed::SlowConsumer => "events arrive faster than they are taken",
             Shed::Closed => "its connection was closed before its turn came",
             Shed::Malformed => "it is not what its protocol says that it should be",
@@ -185,7 +188,7 @@ impl Shed {
             Shed::TooLarge => 413,
             Shed::Unauthenticated => 401,
             Shed::Forbidden => 403,
-            Shed::Backlog => 429,
+            Shed::Backlog | Shed::RateLimited => 429,
             Shed::Overload
             | Shed::ShuttingDown
             | Shed::StoreUnavailable

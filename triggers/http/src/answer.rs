@@ -226,7 +226,7 @@ mod tests {
                 Shed::TooLarge => (413, None),
                 Shed::Unauthenticated => (401, None),
                 Shed::Forbidden => (403, None),
-                Shed::Backlog => (429, Some(Duration::from_secs(3))),
+                Shed::Backlog | Shed::RateLimited => (429, Some(Duration::from_secs(3))),
                 _ => (503, Some(Duration::from_secs(3))),
             };
             assert_eq!((problem.status.as_u16(), problem.retry_after), expected, "{reason}");

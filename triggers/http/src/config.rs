@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use http::Method;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
-use trigger_auth::Auth;
+use trigger_auth::{Auth, RateLimit};
 use trigger_core::{Problems, Terms};
 
 use crate::conditions::{Conditions, Host};
@@ -81,6 +81,9 @@ pub struct Config {
     /// and whoever has a token for it where it is not.
     #[serde(default)]
     pub auth: Auth,
+    /// How often somebody may call; whoever comes more often is answered 429.
+    #[serde(default)]
+    pub rate_limit: Option<RateLimit>,
 }
 
 /// The methods of a route, as typed.
@@ -292,6 +295,9 @@ impl Config {
         }
         if let Some(cors) = &self.cors {
             cors.check(problems);
+        }
+        if let Some(limit) = &self.rate_limit {
+            problems.within("rate_limit", |problems| limit.check(problems));
         }
         problems.within("auth", |problems| {
             self.auth.check(problems);

@@ -109,6 +109,9 @@ impl Routes {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BodyError>,
     {
+        if let Some(limiter) = &hit.route.limiter {
+            limiter.check_head(&head.headers, address(&hit.attributes))?;
+        }
         let checked = match &hit.route.guard {
             None => None,
             Some(guard) => Some(Box::pin(guard.check(&mut head)).await?),
@@ -127,7 +130,7 @@ impl Routes {
         let payload = body::read(body, route.max_body_bytes, self.body_read_timeout())
             .await
             .map_err(|error| self.refused(Some(&route), unread(error, route.max_body_bytes)))?;
-        let caller = admitted(&route, checked, &payload)?;
+        let caller = admitted(&route, &attributes, checked, &payload)?;
         check_content(&head, &payload).map_err(|problem| self.refused(Some(&route), problem))?;
 
         let custody = match route.mode {
@@ -168,7 +171,7 @@ impl Routes {
     {
         let Hit { route, attributes, subject, in_flight } = hit;
         // What signs a body is not asked of one that streams.
-        let caller = admitted(&route, checked, &[])?;
+        let caller = admitted(&route, &attributes, checked, &[])?;
         if body.size_hint().lower() > route.max_body_bytes {
             return Err(self.refused(Some(&route), unread(Error::TooLarge, route.max_body_bytes)));
         }
@@ -238,10 +241,24 @@ fn event(
     event
 }
 
-/// Who calls, now that everything is there that may prove it.
-fn admitted(route: &Route, checked: Option<Checked>, payload: &[u8]) -> Result<Option<Caller>, Problem> {
+/// Who calls, now that everything is there that may prove it, unless it is too often.
+fn admitted(
+    route: &Route,
+    attributes: &[Attribute],
+    checked: Option<Checked>,
+    payload: &[u8],
+) -> Result<Option<Caller>, Problem> {
     let admitted = route.guard.as_ref().zip(checked).map(|(guard, checked)| guard.check_body(checked, payload));
-    Ok(admitted.transpose()?)
+    let caller = admitted.transpose()?;
+    if let Some(limiter) = &route.limiter {
+        limiter.check_caller(caller.as_ref(), address(attributes))?;
+    }
+    Ok(caller)
+}
+
+/// The address that a request comes from, where the listener has told it.
+fn address(attributes: &[Attribute]) -> Option<&str> {
+    attributes.iter().find(|(name, _)| name == "client").map(|(_, address)| address.as_str())
 }
 
 /// Notes who calls: whom the route asked for a proof, or else whom the connection's certificate names.

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
-use trigger_auth::Guard;
+use trigger_auth::{Guard, Limiter};
 use trigger_core::{Attribute, Dispatch, TriggerContext};
 
 use crate::conditions::{self, Conditions, Host};
@@ -72,6 +72,8 @@ pub(crate) struct Route {
     pub(crate) retries: Option<Retries>,
     /// Who may call; everybody where there is none.
     pub(crate) guard: Option<Guard>,
+    /// How often; as often as they like where there is none.
+    pub(crate) limiter: Option<Limiter>,
     pub(crate) cx: TriggerContext,
     /// Requests under way; closed once the route is out of the table.
     pub(crate) in_flight: TaskTracker,

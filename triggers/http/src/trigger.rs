@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tokio_util::task::TaskTracker;
-use trigger_auth::{Auth, Guard};
+use trigger_auth::{Auth, Guard, Limiter, RateLimit};
 use trigger_core::{BindError, Binding, Kind, Problems, Trigger, TriggerContext, TriggerError, TriggerKind};
 
 use crate::conditions::{Conditions, Host};
@@ -61,7 +61,7 @@ impl TriggerKind for Http {
         })?;
         let cors = config.cors.as_ref().and_then(|cors| cors.meant(&served));
         let retries = config.retries();
-        let Config { mode, max_body_bytes, max_wait_seconds, auth, .. } = config;
+        let Config { mode, max_body_bytes, max_wait_seconds, auth, rate_limit, .. } = config;
         Ok(Bound {
             host,
             served,
@@ -73,6 +73,7 @@ impl TriggerKind for Http {
             max_wait_seconds,
             retries,
             auth,
+            rate_limit,
             starting: self.routes.starting(),
             routes: self.routes.clone(),
         })
@@ -91,6 +92,7 @@ pub struct Bound {
     max_wait_seconds: u32,
     retries: Option<Retries>,
     auth: Auth,
+    rate_limit: Option<RateLimit>,
     starting: Starting,
     routes: Routes,
 }
@@ -100,10 +102,11 @@ impl Trigger for Bound {
     /// polled hands over without a gap.
     async fn run(self, cx: TriggerContext) -> Result<(), TriggerError> {
         let Bound { host, served, pattern, conditions, cors, mode, max_body_bytes, max_wait_seconds, .. } = self;
-        let Bound { retries, auth, starting, routes, .. } = self;
+        let Bound { retries, auth, rate_limit, starting, routes, .. } = self;
         let shutdown = cx.shutdown.clone();
         let in_flight = TaskTracker::new();
         let guard = Guard::new(&auth, &cx).map_err(TriggerError)?;
+        let limiter = rate_limit.map(|limit| Limiter::new(&limit, &cx));
         let route = Arc::new(Route {
             host,
             served,
@@ -115,6 +118,7 @@ impl Trigger for Bound {
             max_wait_seconds,
             retries,
             guard,
+            limiter,
             cx,
             in_flight,
         });

@@ -237,8 +237,9 @@ mod tests {
             let reply = answered(Answer::Shed { reason, retry_after: Duration::from_millis(1500) }, Uuid::nil());
             let expected = match reason {
                 Shed::TooLarge => ("413", None),
+                Shed::Unauthenticated => ("401", None),
                 Shed::Forbidden => ("403", None),
-                Shed::Backlog => ("429", Some("2")),
+                Shed::Backlog | Shed::RateLimited => ("429", Some("2")),
                 _ => ("503", Some("2")),
             };
             assert_eq!((text(&reply, ERROR_CODE).unwrap(), text(&reply, "Retry-After")), expected, "{reason}");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use trigger_core::testing::{FakeCredentials, FakeDispatch};
-use trigger_core::{Headers, Kind, Refused, Shed, Token, Trigger as _};
+use trigger_core::{Headers, Kind, Refused, Shed, Token, Trigger as _, TriggerKind as _};
 use trigger_http::Routes;
 
 use crate::support::*;
@@ -21,6 +21,10 @@ fn token(functions: &[&str], scopes: &[&str]) -> Arc<Token> {
 
 /// A table with one trigger at `/x` that has this `auth`, and what its guard asks.
 async fn guarded(dispatch: &Arc<FakeDispatch>, mode: &str, auth: Value) -> (Routes, Arc<FakeCredentials>) {
+    run_at_x(dispatch, json!({ "path": "/x", "mode": mode, "auth": auth })).await
+}
+
+async fn run_at_x(dispatch: &Arc<FakeDispatch>, section: Value) -> (Routes, Arc<FakeCredentials>) {
     let credentials = Arc::new(FakeCredentials::default());
     credentials.secrets.lock().unwrap().insert("ADMIN".to_owned(), "alice:hunter2".into());
     for (presented, token) in
@@ -31,7 +35,7 @@ async fn guarded(dispatch: &Arc<FakeDispatch>, mode: &str, auth: Value) -> (Rout
     let routes = Routes::default();
     let mut cx = dispatch.context(Kind::Http, "trigger");
     cx.credentials = credentials.clone();
-    let bound = bind(&routes, &cx, json!({ "path": "/x", "mode": mode, "auth": auth })).await;
+    let bound = bind(&routes, &cx, section).await;
     spawn(async move { bound.run(cx).await.unwrap() });
     tokio::task::yield_now().await;
     (routes, credentials)
@@ -88,6 +92,27 @@ async fn a_caller_that_is_known_is_named_and_its_credentials_go_no_further() {
 }
 
 #[tokio::test]
+async fn a_stream_is_guarded_before_it_begins() {
+    let dispatch = FakeDispatch::echo();
+    let (routes, _) = guarded(&dispatch, "stream", json!({ "type": "token" })).await;
+    assert_eq!(call(&routes, None, "body").await.code(), "unauthenticated");
+    assert_eq!(call(&routes, Some("Bearer other"), "body").await.code(), "forbidden");
+    assert!(dispatch.seen().is_empty());
+    let _answered = call(&routes, Some("Bearer good"), "body").await;
+    assert_eq!(dispatch.seen()[0].caller.as_deref(), Some("token:ci"));
+}
+
+#[test]
+fn a_signature_and_a_stream_exclude_each_other() {
+    for (mode, mistakes) in [("sync", 0), ("async", 0), ("stream", 1)] {
+        let section = json!({ "path": "/x", "mode": mode, "auth": { "type": "github", "secrets": ["A"] } });
+        let mut problems = trigger_core::Problems::new();
+        trigger_http::Http::default().check(&serde_json::from_value(section).unwrap(), &mut problems);
+        assert_eq!(problems.len(), mistakes, "{problems:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_route_without_a_guard_leaves_credentials_to_its_function() {
     let dispatch = FakeDispatch::echo();
     let (routes, _) = guarded(&dispatch, "sync", json!({ "type": "none" })).await;
@@ -133,4 +158,34 @@ async fn nobody_comes_in_while_nobody_knows() {
     assert_eq!((reply.status, &*reply.code()), (503, "store_unavailable"));
     assert_eq!(reply.header("retry-after"), Some("1"));
     assert_eq!(dispatch.shed(), [(Shed::StoreUnavailable, 1)]);
+}
+
+#[tokio::test]
+async fn whoever_comes_too_often_is_told_when_to_come_again() {
+    let dispatch = FakeDispatch::echo();
+    let limit = json!({ "requests": 2, "per_seconds": 3600, "by": "caller" });
+    let section = json!({ "path": "/x", "auth": { "type": "token" }, "rate_limit": limit });
+    let (routes, _) = run_at_x(&dispatch, section).await;
+    for _ in 0..2 {
+        assert_eq!(call(&routes, Some("Bearer good"), "").await.status, 200);
+    }
+    let reply = call(&routes, Some("Bearer good"), "").await;
+    assert_eq!((reply.status, &*reply.code()), (429, "rate_limited"));
+    assert_eq!(reply.json()["retryable"], true);
+    let seconds: u64 = reply.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=1800).contains(&seconds), "{seconds}");
+    assert_eq!(call(&routes, Some("Bearer bad"), "").await.status, 401, "who is not known uses up nobody's share");
+    assert_eq!(dispatch.seen().len(), 2);
+    assert_eq!(dispatch.shed(), [(Shed::RateLimited, 1), (Shed::Unauthenticated, 1)]);
+}
+
+#[tokio::test]
+async fn a_limit_by_header_holds_before_anybody_asks_who_calls() {
+    let dispatch = FakeDispatch::echo();
+    let limit = json!({ "requests": 1, "per_seconds": 3600, "by": "header", "header": "authorization" });
+    let section = json!({ "path": "/x", "auth": { "type": "token" }, "rate_limit": limit });
+    let (routes, _) = run_at_x(&dispatch, section).await;
+    assert_eq!(call(&routes, Some("Bearer bad"), "").await.status, 401);
+    assert_eq!(call(&routes, Some("Bearer bad"), "").await.status, 429);
+    assert_eq!(call(&routes, Some("Bearer good"), "").await.status, 200);
 }
