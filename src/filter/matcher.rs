@@ -38,7 +38,10 @@ pub(super) fn any_text(tests: &[Test], value: Option<&str>) -> bool {
         (Test::AnythingBut(but), value) => !any_text(but, value),
         (Test::Is(Value::String(text)), Some(value)) => text == value,
         // What headers and attributes say is text: a number in a filter is asked of what it says.
-        (Test::Is(literal), Some(value)) => literal.to_string() == value,
+        (Test::Is(literal), Some(value)) => {
+            let said = literal.to_string();
+            said == value
+        }
         (Test::Numeric(compares), Some(value)) => value.parse().is_ok_and(|number| numeric(compares, number)),
         (test, Some(value)) => text(test, value),
     })
