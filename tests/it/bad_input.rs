@@ -42,7 +42,7 @@ schedule = "61 * * * *"
 [[functions.one.triggers]]
 type = "kafka"
 [[functions.one.triggers]]
-type = "websocket"
+type = "database"
 path = "/live"
 "#,
     );

@@ -107,7 +107,7 @@ impl Issuer {
         let random = SystemRandom::new();
         let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
         let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, document.as_ref(), &random).unwrap();
-        let [x, y] = [&key.public_key().as_ref()[1..33], &key.public_key().as_ref()[33..]].map(|half| base64(half));
+        let [x, y] = [&key.public_key().as_ref()[1..33], &key.public_key().as_ref()[33..]].map(base64);
         let keys = json!({ "keys": [{ "kty": "EC", "crv": "P-256", "kid": "one", "use": "sig", "x": x, "y": y }] });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/keys", listener.local_addr().unwrap());

@@ -237,6 +237,7 @@ mod tests {
             let reply = answered(Answer::Shed { reason, retry_after: Duration::from_millis(1500) }, Uuid::nil());
             let expected = match reason {
                 Shed::TooLarge => ("413", None),
+                Shed::Malformed => ("400", None),
                 Shed::Unauthenticated => ("401", None),
                 Shed::Forbidden => ("403", None),
                 Shed::Backlog | Shed::RateLimited => ("429", Some("2")),
