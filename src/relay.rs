@@ -10,7 +10,7 @@
 //! the row's id with what came in by it, in one commit, so a row that is moved twice does nothing twice.
 //!
 //! Whoever may write in that database could put rows there: so a row carries a MAC under a key that only the store has
-//! ([`seal`]). Rows that no engine of this store wrote are counted, told of, and left.
+//! (`seal`). Rows that no engine of this store wrote are counted, told of, and left.
 
 mod seal;
 

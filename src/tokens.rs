@@ -1,7 +1,7 @@
 //! Bearer tokens: made, listed, revoked, and known again when they are presented.
 //!
 //! A token is `tripline_<id>.<secret>`; what is kept of the secret is its digest. The namespace's tokens are held in
-//! memory and read again when they are older than [`FRESH`], so that neither a good token nor a stream of bad ones
+//! memory and read again when they are older than `FRESH`, so that neither a good token nor a stream of bad ones
 //! makes the store work. What this engine revokes is gone here at once, elsewhere when the others have read again.
 
 use std::borrow::Cow;
