@@ -19,9 +19,12 @@ pub enum LogFormat {
     Json,
 }
 
+/// A library that tells of its own making, which is nobody's concern unless a filter asks for it.
+const QUIET: &str = "tokio_cron_scheduler=warn";
+
 /// Sends log lines to standard error. `filter` is in the form of `RUST_LOG` (`info,tripline=debug`).
 pub fn init(format: LogFormat, filter: &str) -> Result<(), String> {
-    let filter = EnvFilter::try_new(filter)
+    let filter = EnvFilter::try_new(format!("{QUIET},{filter}"))
         .map_err(|error| format!("log filter {filter:?} is not valid: {error}; try \"info\" or \"tripline=debug\""))?;
     let registry = tracing_subscriber::registry().with(filter);
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
