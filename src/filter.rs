@@ -55,6 +55,11 @@ impl Filter {
         Ok(Self { event: reader.event(filter, 0)? })
     }
 
+    /// Whether it asks for anything of the payload.
+    pub fn asks_for_payload(&self) -> bool {
+        self.event.asks_for_payload()
+    }
+
     /// Whether an event is to be run. A payload that is not JSON matches nothing that is asked of it.
     pub fn matches(&self, invocation: &InvocationContext) -> bool {
         // Read once, and only where somebody asks.
@@ -65,6 +70,10 @@ impl Filter {
 }
 
 impl Event {
+    fn asks_for_payload(&self) -> bool {
+        self.payload.is_some() || self.or.iter().flatten().any(Event::asks_for_payload)
+    }
+
     fn matches<'a>(&self, invocation: &InvocationContext, payload: &dyn Fn() -> Option<&'a Value>) -> bool {
         let text = |tests: &Option<Vec<Test>>, value: Option<&str>| {
             tests.as_ref().is_none_or(|tests| matcher::any_text(tests, value))

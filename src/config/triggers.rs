@@ -139,9 +139,10 @@ impl<'a> Triggers<'a> {
             if let Some(section) = section.as_object_mut() {
                 ["type", "name"].iter().for_each(|key| drop(section.remove(*key)));
             }
-            if let Some(Err(mistake)) = section.get(FILTER).map(Filter::read) {
+            let filter = section.get(FILTER).map(Filter::read);
+            if let Some(Err(mistake)) = &filter {
                 let steps = [FILTER].into_iter().chain(mistake.path.iter().map(String::as_str)).map(Step::from);
-                found.value(below(&path, steps), mistake.message, mistake.help);
+                found.value(below(&path, steps), mistake.message.clone(), mistake.help.clone());
             }
             let binding = Binding {
                 namespace: self.engine.namespace.as_str().into(),
@@ -153,7 +154,13 @@ impl<'a> Triggers<'a> {
                 self.keep_private(kind, &mut section, &path, found);
             }
             let read = self.kinds.read(kind, &section);
-            rows.push(TriggerRow { binding, config: section });
+            let row = TriggerRow { binding, config: section };
+            if matches!(filter, Some(Ok(filter)) if filter.asks_for_payload()) && self.kinds.streams(&row) {
+                let message = "the trigger's bodies stream: nothing of them is there to be asked for";
+                let help = "ask for headers, attributes or the subject, or choose another mode";
+                found.value(below(&path, [FILTER.into()]), message, help);
+            }
+            rows.push(row);
             match read {
                 Ok(section) => {
                     self.check(&section, function, index, found);

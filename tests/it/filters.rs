@@ -78,12 +78,13 @@ async fn what_does_not_match_is_skipped_and_on_record() {
 #[tokio::test]
 async fn a_filter_that_cannot_be_read_is_refused_where_it_is() {
     let project = project();
-    let functions = FUNCTIONS.replace("{ prefix = \"7\" }", "{ prefixes = \"7\" }").replace("[\"go\"]", "\"go\"");
+    let streamed = FUNCTIONS.replace("mode = \"async\"", "mode = \"stream\"");
+    let functions = streamed.replace("{ prefix = \"7\" }", "{ prefixes = \"7\" }").replace("[\"go\"]", "\"go\"");
     project.manifest("", &functions);
     let output = project.run(&["check"]);
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success());
-    for part in ["filter.attributes", "there is no such test", "filter.payload", "expected a table"] {
+    for part in ["filter.attributes", "there is no such test", "filter.payload", "expected a table", "bodies stream"] {
         assert!(said.contains(part), "{part}: {said}");
     }
 }
