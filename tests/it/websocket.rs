@@ -101,6 +101,31 @@ async fn a_component_answers_frames_and_a_new_version_takes_its_sockets_over() {
     assert!(status.success());
 }
 
+#[tokio::test]
+async fn a_private_functions_sockets_are_for_those_who_prove_who_they_are() {
+    let private = ECHO.replace("module = \"echo.wasm\"", "module = \"echo.wasm\"\nis_public = false");
+    let project = Project::new("", &private);
+    project.guest("echo.component.wasm", "echo.wasm");
+    let _engine = project.serve().await;
+    let made = project.json(&["tokens", "new", "ci", "--function", "echo"]);
+    let token = format!("Bearer {}", made["token"].as_str().unwrap());
+    for (headers, refused) in [(&[][..], 401), (&[("authorization", "Bearer tripline_x.y")][..], 401)] {
+        assert_eq!(open(&project, "/echo/a", headers).await.map(drop), Err(refused));
+    }
+    let mut client = open(&project, "/echo/a", &[("authorization", &token)]).await.unwrap();
+    client.send("hello").await;
+    assert_eq!(client.text().await, "hello");
+    let trace = &project.admin("/api/v1/traces?function=echo&limit=1").await["items"][0];
+    assert_eq!(trace["caller"], "token:ci", "{trace}");
+    assert_eq!(project.metric("tripline_invocations_total", &["websocket", "unauthenticated"]).await, 2);
+    assert_eq!(project.metric("tripline_ledger_drift", &[]).await, 0);
+
+    let signed = ECHO.replace("path =", "auth = { type = \"github\", secrets = [\"HOOK\"] }\npath =");
+    project.manifest("secrets = { HOOK = { env = \"HOOK\" } }", &signed);
+    let output = project.run(&["check"]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("a request for a socket has none"), "{output:?}");
+}
+
 /// The example's function, whose sockets speak `tripline.v1` where they ask for it.
 fn chat() -> Project {
     let source = crate::support::engine::workspace().join("examples/chat");

@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use http::request::Parts;
 use http::{HeaderMap, HeaderValue, header};
 use trigger_core::{Refused, Shed, TriggerContext};
 
@@ -83,21 +82,21 @@ impl Guard {
         Ok(auth.scheme()?.map(|scheme| Self { scheme, cx: cx.clone() }))
     }
 
-    /// Looks at a request's head. Credentials that were good are taken out of it: what is made of the request
+    /// Looks at a request's headers. Credentials that were good are taken out of them: what is made of the request
     /// afterwards, rows and dead letters included, does not hold them.
-    pub async fn check(&self, head: &mut Parts) -> Result<Checked, Denied> {
+    pub async fn check(&self, headers: &mut HeaderMap) -> Result<Checked, Denied> {
         let credentials = &*self.cx.credentials;
         let checked = match &self.scheme {
-            Scheme::Basic { secrets } => basic::check(&head.headers, secrets, credentials),
-            Scheme::Token { scopes } => bearer::check(&head.headers, scopes, &self.cx.binding, credentials).await,
-            Scheme::Jwt(jwt) => jwt.check(&head.headers, self.cx.clock.now().timestamp(), credentials).await,
+            Scheme::Basic { secrets } => basic::check(headers, secrets, credentials),
+            Scheme::Token { scopes } => bearer::check(headers, scopes, &self.cx.binding, credentials).await,
+            Scheme::Jwt(jwt) => jwt.check(headers, self.cx.clock.now().timestamp(), credentials).await,
             Scheme::Webhook(webhook) => {
-                let signature = webhook.read(&head.headers, self.cx.clock.now().timestamp());
+                let signature = webhook.read(headers, self.cx.clock.now().timestamp());
                 return signature.map(Checked::Signature).map_err(|denied| self.count(denied));
             }
         };
         let caller = checked.map_err(|denied| self.count(denied))?;
-        head.headers.remove(header::AUTHORIZATION);
+        headers.remove(header::AUTHORIZATION);
         Ok(Checked::Caller(caller))
     }
 

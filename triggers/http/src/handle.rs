@@ -114,7 +114,7 @@ impl Routes {
         }
         let checked = match &hit.route.guard {
             None => None,
-            Some(guard) => Some(Box::pin(guard.check(&mut head)).await?),
+            Some(guard) => Some(Box::pin(guard.check(&mut head.headers)).await?),
         };
         if hit.route.mode == Mode::Stream {
             return Box::pin(self.stream(hit, checked, head, body, id)).await;

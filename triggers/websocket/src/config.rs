@@ -6,6 +6,7 @@ use http::Uri;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use trigger_auth::Auth;
 use trigger_core::Problems;
 
 /// The subprotocol whose frames say which room they are of and by which number: see README.md.
@@ -27,6 +28,10 @@ pub struct Config {
     /// Default `["message"]`: a socket that opens or closes wakes nobody.
     #[serde(default = "messages")]
     pub events: Vec<Event>,
+    /// Who may open a socket, as with routes of HTTP: `{ type = "token" }` and the others that need no body. By default
+    /// everybody where the function `is_public`, and whoever has a token for it where it is not.
+    #[serde(default)]
+    pub auth: Auth,
     /// The origins whose pages may connect, as in `https://app.example.com`; `"*"` for every one. Left out, pages of the
     /// same host may. Who sends no `Origin` is no browser's page and may always.
     #[serde(default)]
@@ -166,6 +171,13 @@ impl Config {
                 problems.add("events", format!("{:?} is named twice", event.as_str()), "name each event once");
             }
         }
+        problems.within("auth", |problems| {
+            self.auth.check(problems);
+            if self.auth.kind.needs_body() {
+                let message = "a signature is of a body, and a request for a socket has none";
+                problems.add("type", message, "choose \"token\", \"basic\" or \"jwt\"");
+            }
+        });
         for origin in self.origins.iter().flatten().filter(|origin| !is_origin(origin)) {
             let help = "write a scheme, a host and perhaps a port: \"https://app.example.com\"; \"*\" for every origin";
             problems.add("origins", format!("{origin:?} is no origin"), help);

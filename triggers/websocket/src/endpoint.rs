@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
+use trigger_auth::Guard;
 use trigger_core::{MEMBERS_PAGE, Recipients, SocketCommand, SocketFrame, SocketMember, TriggerContext};
 use uuid::Uuid;
 
@@ -40,6 +41,8 @@ pub(crate) struct Endpoint {
 /// What the trigger is at the moment.
 pub(crate) struct Serving {
     pub(crate) config: Config,
+    /// Who may open a socket, where not everybody may.
+    pub(crate) guard: Option<Guard>,
     pub(crate) cx: TriggerContext,
 }
 

@@ -7,10 +7,11 @@ use crate::config::Event;
 use crate::endpoint::Serving;
 use crate::socket::Socket;
 
-/// An event of a socket: its attributes are those of the request that opened it, `event` and `client`.
+/// An event of a socket: its attributes are those of the request that opened it, `event` and `socket`.
 pub(crate) fn of(socket: &Socket, serving: &Serving, event: Event, payload: Bytes) -> InvocationContext {
     let mut invocation = serving.cx.event(Custody::Caller, payload);
     invocation.subject = socket.path.clone();
+    invocation.caller.clone_from(&socket.caller);
     invocation.ws_client_id = Some(socket.id.to_string().into());
     let own = [("event".into(), event.as_str().to_owned()), ("socket".into(), socket.id.to_string())];
     invocation.attributes = socket.attributes.iter().cloned().chain(own).collect();

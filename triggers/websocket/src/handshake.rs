@@ -1,7 +1,7 @@
 //! A request that asks for a socket: whether it gets one.
 //!
-//! What is cheap is asked first: the protocol, then the origin, then whether there is room, and at last the function, if
-//! it wants to be asked.
+//! What is cheap is asked first: the protocol, then the origin, who it is, whether there is room, and at last the
+//! function, if it wants to be asked.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use percent_encoding::percent_decode_str;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use trigger_auth::{Caller, Checked, Denied};
 use trigger_core::upgrade::{Upgrade, UpgradeAnswer, UpgradeRefused, UpgradeRequest};
 use trigger_core::{Answer, BoxFuture, Failure, FailureCode, Headers, HttpParts, MAX_SOCKET_NAME, Response, Shed};
 
@@ -40,7 +41,7 @@ impl Upgrade for Door {
 async fn open(endpoint: &Arc<Endpoint>, request: UpgradeRequest) -> Result<UpgradeAnswer, UpgradeRefused> {
     let serving = endpoint.serving().ok_or_else(|| shed(Shed::ShuttingDown, COME_BACK))?;
     let config = &serving.config;
-    let UpgradeRequest { path, query, headers, attributes, request_id, connection } = request;
+    let UpgradeRequest { path, query, mut headers, mut attributes, request_id, connection } = request;
     let accept = accept_key(&headers)?;
     let refuse = |reason, retry_after| {
         serving.cx.dispatch.count_shed(&serving.cx.binding, reason, 1);
@@ -49,13 +50,22 @@ async fn open(endpoint: &Arc<Endpoint>, request: UpgradeRequest) -> Result<Upgra
     check_origin(&headers, &attributes, config).inspect_err(|_| {
         serving.cx.dispatch.count_shed(&serving.cx.binding, Shed::Forbidden, 1);
     })?;
+    let caller = match &serving.guard {
+        Some(guard) => Some(admitted(guard.check(&mut headers).await)?),
+        None => None,
+    };
+    let caller = caller.map(|Caller { name, claims }| {
+        attributes.extend(claims.map(|claims| ("claims".into(), claims.into())));
+        name
+    });
     let subprotocol = choose(&headers, &config.subprotocols);
     let enveloped = subprotocol == Some(ENVELOPE);
     let resume = match enveloped {
         true => resumed(query.as_deref().unwrap_or_default())?,
         false => Vec::new(),
     };
-    let socket = Socket::new(&path, attributes, enveloped);
+    let mut socket = Socket::new(&path, attributes, enveloped);
+    socket.caller = caller;
     let registered = endpoint.register(socket, resume, config.max_connections).map_err(|refused| match refused {
         Refused::Full => refuse(Shed::Overload, COME_BACK),
         Refused::Ending => refuse(Shed::ShuttingDown, COME_BACK),
@@ -69,6 +79,20 @@ async fn open(endpoint: &Arc<Endpoint>, request: UpgradeRequest) -> Result<Upgra
     let answer = switch(&accept, subprotocol);
     endpoint.tasks.spawn(connection::serve(registered, config.protocol(), connection));
     Ok(answer)
+}
+
+/// Who opens the socket. The guard counts whom it turns away.
+fn admitted(checked: Result<Checked, Denied>) -> Result<Caller, UpgradeRefused> {
+    match checked {
+        Ok(Checked::Caller(caller)) => Ok(caller),
+        // What needs a body is refused with the manifest; whoever gets here all the same has proved nothing.
+        Ok(Checked::Signature(_)) => Err(shed(Shed::Unauthenticated, COME_BACK)),
+        Err(Denied { reason, detail, challenge, retry_after }) => {
+            let mut refused = UpgradeRefused { detail, ..shed(reason, retry_after) };
+            refused.headers.extend(challenge.map(|challenge| (header::WWW_AUTHENTICATE, challenge)));
+            Err(refused)
+        }
+    }
 }
 
 /// Asks the function. It may refuse by a status of its own, or by failing.

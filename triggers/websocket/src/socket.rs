@@ -24,6 +24,8 @@ pub(crate) struct Socket {
     pub(crate) path: Box<str>,
     /// What the request that opened it was about.
     pub(crate) attributes: Box<[Attribute]>,
+    /// Who opened it, where its trigger asked for a proof.
+    pub(crate) caller: Option<Box<str>>,
     /// Whether it speaks `tripline.v1`.
     pub(crate) enveloped: bool,
     outbox: Mutex<Outbox>,
@@ -67,6 +69,7 @@ impl Socket {
             id: Uuid::now_v7(),
             path: path.into(),
             attributes: attributes.into(),
+            caller: None,
             enveloped,
             outbox: Mutex::default(),
             task: AtomicWaker::new(),

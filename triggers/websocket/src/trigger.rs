@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use trigger_auth::Guard;
 use trigger_core::upgrade::{Announced, Upgrades};
 use trigger_core::{BindError, Binding, Kind, Problems, Trigger, TriggerContext, TriggerError, TriggerKind};
 
@@ -69,7 +70,8 @@ impl Trigger for Bound {
     async fn run(self, cx: TriggerContext) -> Result<(), TriggerError> {
         let Bound { config, announced, claim } = self;
         let (shutdown, endpoint) = (cx.shutdown.clone(), claim.endpoint.clone());
-        endpoint.serve(Serving { config, cx });
+        let guard = Guard::new(&config.auth, &cx).map_err(TriggerError)?;
+        endpoint.serve(Serving { config, guard, cx });
         let open = announced.open(Arc::new(Door(endpoint.clone())));
         shutdown.cancelled().await;
         drop(open);
