@@ -10,7 +10,7 @@
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use trigger_core::{Binding, BoxFuture, Cancelled, Failure, Message, Progress, SkippedFire, Status};
+use trigger_core::{Binding, BoxFuture, Cancelled, Failure, Fingerprint, Message, Progress, SkippedFire, Status};
 use uuid::Uuid;
 
 use crate::executor::Abi;
@@ -308,6 +308,10 @@ pub trait Store: Send + Sync + 'static {
     /// Takes back an event that has not ended: one that waits is removed and kept as cancelled until `keep_until`; one
     /// that runs is marked, and whoever renews its claim is told.
     fn cancel(&self, invocation_id: Uuid, keep_until: Option<DateTime<Utc>>) -> BoxFuture<'_, Result<Cancelled>>;
+
+    /// What the event said that a key of a trigger was accepted with; `None` where the key is not known (any more), or
+    /// nothing was said.
+    fn fingerprint(&self, binding: Binding, idempotency_key: String) -> BoxFuture<'_, Result<Option<Fingerprint>>>;
 
     /// The invocation that holds a trigger's unique key.
     fn unique_holder(&self, binding: Binding, unique_key: String) -> BoxFuture<'_, Result<Option<Uuid>>>;

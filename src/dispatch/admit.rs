@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use tokio::sync::OwnedSemaphorePermit;
-use trigger_core::{Accepted, Binding, Cancelled, InvocationContext, Refused, Shed, SkipReason, Status, StatusState};
+use trigger_core::{
+    Accepted, Binding, Cancelled, Fingerprint, InvocationContext, Refused, Shed, SkipReason, Status, StatusState,
+};
 use uuid::Uuid;
 
 use super::ledger::Counters;
@@ -30,10 +32,22 @@ impl Dispatcher {
             Admissible::Skipped(counters, reason) => return Ok(self.skip(counters, invocation, reason)),
         };
         let queued = QueuedInvocation::new(invocation);
-        match self.commit(std::slice::from_ref(&queued), max_backlog).await {
-            Ok(mut admitted) => self.admitted(&counters, queued, admitted.remove(0)),
-            Err(error) => Err(refuse_store(&counters, &error)),
+        let said = Said::of(&queued.invocation);
+        let accepted = match self.commit(std::slice::from_ref(&queued), max_backlog).await {
+            Ok(mut admitted) => self.admitted(&counters, queued, admitted.remove(0))?,
+            Err(error) => return Err(refuse_store(&counters, &error)),
+        };
+        match said.filter(|_| accepted.duplicate) {
+            Some(said) => Ok(Accepted { differs: self.differs(said).await?, ..accepted }),
+            None => Ok(accepted),
         }
+    }
+
+    /// Whether the event that was accepted under a key said something else. One that was forgotten meanwhile, or that
+    /// nothing was noted of, said the same.
+    async fn differs(&self, Said { binding, key, fingerprint }: Said) -> Result<bool, Refused> {
+        let first = self.store.fingerprint((*binding).clone(), key.into()).await;
+        Ok(first.map_err(|error| store_refused(&error))?.is_some_and(|first| first != fingerprint))
     }
 
     /// Accepts many in as few commits as their limits allow: one, nearly always.
@@ -115,7 +129,7 @@ impl Dispatcher {
     fn skip(&self, counters: Arc<Counters>, invocation: InvocationContext, reason: SkipReason) -> Accepted {
         let invocation_id = invocation.invocation_id;
         Running::new(self, counters, invocation).skipped(reason);
-        Accepted { invocation_id, duplicate: false, skipped: Some(reason) }
+        Accepted { skipped: Some(reason), ..Accepted::new(invocation_id) }
     }
 
     /// Commits events. Where there is room for all of them and for all that waits, those that are due are claimed in the
@@ -178,15 +192,15 @@ impl Dispatcher {
                         self.queue_wake.wake();
                     }
                 }
-                Ok(Accepted { invocation_id, duplicate: false, skipped: None })
+                Ok(Accepted::new(invocation_id))
             }
             Admitted::Duplicate(first) => {
                 counters.kept.skipped(SkipReason::Duplicate);
-                Ok(Accepted { invocation_id: first, duplicate: true, skipped: None })
+                Ok(Accepted::before(first))
             }
             Admitted::Skipped(reason) => {
                 counters.kept.skipped(reason);
-                Ok(Accepted { invocation_id, duplicate: false, skipped: Some(reason) })
+                Ok(Accepted { skipped: Some(reason), ..Accepted::new(invocation_id) })
             }
             Admitted::Full => {
                 counters.kept.shed(Shed::Backlog, 1);
@@ -244,6 +258,20 @@ impl Dispatcher {
 
     pub(super) fn ended_cancelled(&self, id: Uuid, binding: &Binding) {
         self.waiters.ended(id, || Status { binding: binding.clone(), attempts: 0, state: StatusState::Cancelled });
+    }
+}
+
+/// What an event says under its key.
+struct Said {
+    binding: Arc<Binding>,
+    key: Box<str>,
+    fingerprint: Fingerprint,
+}
+
+impl Said {
+    fn of(invocation: &InvocationContext) -> Option<Self> {
+        let fingerprint = invocation.terms.as_ref()?.fingerprint?;
+        Some(Self { binding: invocation.binding.clone(), key: invocation.idempotency_key.clone()?, fingerprint })
     }
 }
 

@@ -51,6 +51,7 @@ macro_rules! suite {
             an_event_comes_back_as_it_was_accepted,
             a_key_is_accepted_once_per_trigger,
             concurrent_duplicates_are_one_event,
+            what_an_event_said_is_kept_with_its_key,
             an_invocation_is_kept_once,
             rows_are_claimed_when_due_the_longest_due_first,
             racing_claims_hand_out_every_row_once,

@@ -63,7 +63,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::{Connection as _, PgConnection};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
-use trigger_core::{Binding, BoxFuture, Cancelled, Clock, Message, Progress, SkippedFire, Status};
+use trigger_core::{Binding, BoxFuture, Cancelled, Clock, Fingerprint, Message, Progress, SkippedFire, Status};
 use uuid::Uuid;
 
 use self::error::Fail;
@@ -314,6 +314,13 @@ impl Store for PostgresStore {
                 self.core.changed();
             }
             Ok(cancelled)
+        })
+    }
+
+    fn fingerprint(&self, binding: Binding, idempotency_key: String) -> BoxFuture<'_, Result<Option<Fingerprint>>> {
+        Box::pin(async move {
+            let Some(id) = self.find(&binding).await? else { return Ok(None) };
+            on_connection!(self.core, |connection| accept::fingerprint(connection, id, &idempotency_key))
         })
     }
 

@@ -57,7 +57,7 @@ use chrono::{DateTime, Utc};
 use rusqlite::Connection;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use trigger_core::{Binding, BoxFuture, Cancelled, Clock, Message, Progress, SkippedFire, Status};
+use trigger_core::{Binding, BoxFuture, Cancelled, Clock, Fingerprint, Message, Progress, SkippedFire, Status};
 use uuid::Uuid;
 
 use super::{
@@ -357,6 +357,13 @@ impl Store for SqliteStore {
         let now = self.now();
         let keep_until = keep_until.map(column::micros);
         Box::pin(self.write(0, move |connection| settle::cancel(connection, invocation_id, keep_until, now)))
+    }
+
+    fn fingerprint(&self, binding: Binding, idempotency_key: String) -> BoxFuture<'_, Result<Option<Fingerprint>>> {
+        Box::pin(self.read(move |connection| match bindings::find(connection, &binding)? {
+            Some(id) => accept::fingerprint(connection, id, &idempotency_key),
+            None => Ok(None),
+        }))
     }
 
     fn unique_holder(&self, binding: Binding, unique_key: String) -> BoxFuture<'_, Result<Option<Uuid>>> {

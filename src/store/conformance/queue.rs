@@ -83,6 +83,24 @@ pub(in crate::store) async fn a_key_is_accepted_once_per_trigger(store: Shared) 
     assert_eq!(store.depths().await.unwrap(), Depths::default());
 }
 
+pub(in crate::store) async fn what_an_event_said_is_kept_with_its_key(store: Shared) {
+    let says = |key: &str, fingerprint| {
+        let mut queued = keyed("f", key);
+        queued.invocation.terms_mut().fingerprint = fingerprint;
+        queued
+    };
+    let said = async |key: &str| store.fingerprint((*binding("f", "jobs")).clone(), key.to_owned()).await.unwrap();
+    assert_eq!(said("a").await, None, "neither the trigger nor the key is known");
+    let batch = vec![says("a", Some([7; 16])), says("b", None), says("a", Some([8; 16]))];
+    accept(&store, batch).await;
+    accept(&store, vec![says("a", Some([9; 16]))]).await;
+    for (key, expected) in [("a", Some([7; 16])), ("b", None), ("c", None)] {
+        assert_eq!(said(key).await, expected, "{key}");
+    }
+    // It is the key's, not the event's.
+    assert!(claim(&store, 1).await[0].queued.invocation.terms.as_ref().is_none_or(|terms| terms.fingerprint.is_none()));
+}
+
 pub(in crate::store) async fn concurrent_duplicates_are_one_event(store: Shared) {
     let mut tasks = JoinSet::new();
     for _ in 0..1000 {

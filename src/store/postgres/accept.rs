@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
-use trigger_core::SkipReason;
+use trigger_core::{Fingerprint, SkipReason};
 use uuid::Uuid;
 
 use super::error::Outcome;
@@ -79,11 +79,11 @@ const KEYED: &str = concat!(
             $1::uuid[], $2::bigint[], $3::smallint[], $4::timestamptz[], $5::timestamptz[], $6::bigint[],
             $7::bigint[], $8::bigint[], $9::text[], $10::text[], $11::bytea[], $12::uuid[], $13::timestamptz[],
             $18::text[], $19::bigint[], $20::text[], $21::bytea[], $22::text[], $23::timestamptz[], $24::bytea[],
-            $25::timestamptz[], $26::boolean[], $27::text[], $28::bigint[]
+            $25::timestamptz[], $26::boolean[], $27::text[], $28::bigint[], $30::bytea[]
         ) WITH ORDINALITY AS input (
             invocation_id, binding_id, state, run_at, rank, attempt, version, redrive_count, attempts, context,
             payload, claim_token, lease_until, ordering_key, position, shown_key, unique_key, scope, held_until,
-            idempotency_key, fire_at, manual, cause, max_backlog, place
+            idempotency_key, fire_at, manual, cause, max_backlog, fingerprint, place
         )
     ), live AS (
         SELECT binding_id, sum(CASE outcome WHEN 'accepted' THEN count ELSE -count END) AS rows
@@ -107,8 +107,8 @@ const KEYED: &str = concat!(
     ), admitted AS (
         SELECT * FROM input WHERE place NOT IN (SELECT place FROM turned_away)
     ), known AS (
-        INSERT INTO accepted_keys (binding_id, idempotency_key, invocation_id, accepted_at)
-        SELECT binding_id, idempotency_key, invocation_id, $29 FROM admitted
+        INSERT INTO accepted_keys (binding_id, idempotency_key, invocation_id, accepted_at, fingerprint)
+        SELECT binding_id, idempotency_key, invocation_id, $29, fingerprint FROM admitted
         WHERE idempotency_key IS NOT NULL ORDER BY place
         ON CONFLICT DO NOTHING RETURNING invocation_id
     ), fired AS (
@@ -203,7 +203,8 @@ pub(super) async fn write(
             .bind(keys.manual)
             .bind(keys.causes)
             .bind(keys.backlogs)
-            .bind(now);
+            .bind(now)
+            .bind(keys.fingerprints);
     }
     for (id, what) in query.fetch_all(connection).await? {
         match what {
@@ -280,6 +281,17 @@ fn unknown<'a, 'r>(
         let decided = written.first.contains(&insert.row.id) || written.full.contains(&insert.row.id);
         insert.row.identity().is_some_and(|identity| !decided && !known.contains_key(&identity))
     })
+}
+
+/// What the event said that a key was accepted with.
+pub(super) async fn fingerprint(
+    connection: &mut PgConnection,
+    binding_id: i64,
+    key: &str,
+) -> Outcome<Option<Fingerprint>> {
+    const FINGERPRINT: &str = "SELECT fingerprint FROM accepted_keys WHERE binding_id = $1 AND idempotency_key = $2";
+    let query = sqlx::query_scalar(FINGERPRINT).bind(binding_id).bind(key.as_bytes());
+    Ok(query.fetch_optional(connection).await?.flatten())
 }
 
 /// Whose these rows' identities are. A fire that was not made is nobody's: it is answered with the asker's id.

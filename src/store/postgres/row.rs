@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
-use trigger_core::{FireCause, UniqueConflict, UniqueScope};
+use trigger_core::{Fingerprint, FireCause, UniqueConflict, UniqueScope};
 use uuid::Uuid;
 
 use super::column;
@@ -30,6 +30,8 @@ pub(super) struct Row {
     pub(super) unique: Option<Unique>,
     pub(super) fire: Option<Fire>,
     pub(super) idempotency_key: Option<Box<str>>,
+    /// Kept with the key.
+    pub(super) fingerprint: Option<Fingerprint>,
     attempts: Option<String>,
     context: String,
     payload: Bytes,
@@ -84,6 +86,7 @@ impl Row {
             }),
             fire: fire.zip(invocation.scheduled_at).map(|(cause, scheduled_at)| Fire { cause, scheduled_at }),
             idempotency_key: invocation.idempotency_key.clone(),
+            fingerprint: invocation.terms.as_ref().and_then(|terms| terms.fingerprint),
             attempts: (!queued.attempts.is_empty()).then(|| column::to_json(&queued.attempts)),
             context: invocation.to_stored(),
             payload: invocation.payload.clone(),
@@ -205,6 +208,7 @@ pub(super) struct Keys<'r> {
     pub(super) manual: Vec<bool>,
     pub(super) causes: Vec<Option<&'static str>>,
     pub(super) backlogs: Vec<Option<i64>>,
+    pub(super) fingerprints: Vec<Option<&'r [u8]>>,
 }
 
 impl<'r> Keys<'r> {
@@ -230,6 +234,7 @@ impl<'r> Keys<'r> {
             keys.manual.push(row.fire.as_ref().is_some_and(Fire::is_manual));
             keys.causes.push(row.fire.as_ref().map(|fire| fire.cause.as_str()));
             keys.backlogs.push(insert.max_backlog.map(column::signed));
+            keys.fingerprints.push(row.fingerprint.as_ref().map(|fingerprint| &fingerprint[..]));
         }
         keys
     }

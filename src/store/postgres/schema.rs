@@ -16,6 +16,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/postgres/0004_dead_letters.sql"),
     include_str!("../../../migrations/postgres/0006_key_value.sql"),
     include_str!("../../../migrations/postgres/0007_tokens.sql"),
+    include_str!("../../../migrations/postgres/0008_fingerprints.sql"),
 ];
 
 /// The oldest server that the statements are tested on.

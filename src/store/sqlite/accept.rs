@@ -1,7 +1,7 @@
 //! New events on their way into the queue: which are old ones, which have to wait behind others, which have no place.
 
 use rusqlite::{Connection, OptionalExtension as _, params};
-use trigger_core::{FireCause, SkipReason, Unique, UniqueConflict, UniqueScope};
+use trigger_core::{Fingerprint, FireCause, SkipReason, Unique, UniqueConflict, UniqueScope};
 use uuid::Uuid;
 
 use super::row::{self, READY, Row};
@@ -104,6 +104,13 @@ fn first_of_its_kind(connection: &Connection, row: &Row) -> Result<Option<Uuid>>
     Ok(first.query_row(params![row.binding_id, key], |row| column::id(row, 0)).optional()?)
 }
 
+/// What the event said that a key was accepted with.
+pub(super) fn fingerprint(connection: &Connection, binding_id: i64, key: &str) -> Result<Option<Fingerprint>> {
+    let mut select = connection
+        .prepare_cached("SELECT fingerprint FROM accepted_keys WHERE binding_id = ?1 AND idempotency_key = ?2")?;
+    Ok(select.query_row(params![binding_id, key], |row| row.get(0)).optional()?.flatten())
+}
+
 /// Who holds a unique key now.
 pub(super) fn holder(connection: &Connection, binding_id: i64, key: &str, now: i64) -> Result<Option<Uuid>> {
     let mut select = connection.prepare_cached(
@@ -134,10 +141,10 @@ fn remember(connection: &Connection, row: &Row, now: i64) -> Result<()> {
     } else if let Some(key) = &row.idempotency_key {
         connection
             .prepare_cached(
-                "INSERT INTO accepted_keys (binding_id, idempotency_key, invocation_id, accepted_at)
-                 VALUES (?1, ?2, ?3, ?4)",
+                "INSERT INTO accepted_keys (binding_id, idempotency_key, invocation_id, accepted_at, fingerprint)
+                 VALUES (?1, ?2, ?3, ?4, ?5)",
             )?
-            .execute(params![row.binding_id, key, row.id.as_bytes(), now])?;
+            .execute(params![row.binding_id, key, row.id.as_bytes(), now, row.fingerprint])?;
     }
     if let Some(unique) = &row.unique {
         let (scope, held_until) = match unique.scope {

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use rusqlite::{Connection, params};
-use trigger_core::{FireCause, Ordering, Unique};
+use trigger_core::{Fingerprint, FireCause, Ordering, Unique};
 use uuid::Uuid;
 
 use super::{column, sql};
@@ -29,6 +29,8 @@ pub(super) struct Row {
     pub(super) unique: Option<Unique>,
     pub(super) fire: Option<FireCause>,
     pub(super) idempotency_key: Option<Box<str>>,
+    /// Kept with the key.
+    pub(super) fingerprint: Option<Fingerprint>,
     pub(super) scheduled_at: Option<i64>,
     attempts: Option<String>,
     context: String,
@@ -50,6 +52,7 @@ impl Row {
             unique: invocation.unique().cloned(),
             fire: invocation.terms.as_ref().and_then(|terms| terms.fire),
             idempotency_key: invocation.idempotency_key.clone(),
+            fingerprint: invocation.terms.as_ref().and_then(|terms| terms.fingerprint),
             scheduled_at: invocation.scheduled_at.map(column::micros),
             attempts: (!queued.attempts.is_empty()).then(|| to_json(&queued.attempts)),
             context: invocation.to_stored(),

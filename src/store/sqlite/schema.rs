@@ -17,6 +17,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/sqlite/0002_queue.sql"),
     include_str!("../../../migrations/sqlite/0003_key_value.sql"),
     include_str!("../../../migrations/sqlite/0004_tokens.sql"),
+    include_str!("../../../migrations/sqlite/0005_fingerprints.sql"),
 ];
 
 /// `trip`, in the file's header.

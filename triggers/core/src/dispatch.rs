@@ -18,10 +18,11 @@ pub trait Dispatch: Send + Sync + 'static {
     fn dispatch(&self, invocation: InvocationContext) -> BoxFuture<'_, Answer>;
 
     /// *Queued*: the event is committed to the store when this returns `Ok`; only then may the source be told.
-    /// An event with the `idempotency_key` of an earlier one of the same trigger is answered with that one's id.
+    /// An event with the `idempotency_key` of an earlier one of the same trigger is answered with that one's id, and
+    /// where their terms name fingerprints, with whether those differ.
     fn accept(&self, invocation: InvocationContext) -> BoxFuture<'_, Result<Accepted, Refused>>;
 
-    /// Many of them in one commit; answers are in the order of the question.
+    /// Many of them in one commit; answers are in the order of the question. Fingerprints are not compared.
     fn accept_all(&self, invocations: Vec<InvocationContext>) -> BoxFuture<'_, Vec<Result<Accepted, Refused>>>;
 
     /// Takes back an accepted event that has not ended. The answer is the truth: what is told to be cancelled has not
@@ -67,8 +68,22 @@ pub struct Accepted {
     pub invocation_id: Uuid,
     /// Whether the event had been accepted before.
     pub duplicate: bool,
+    /// Whether the event that was accepted before under this key said something else.
+    pub differs: bool,
     /// Why it will not run, where that was decided already. It is counted, and nothing waits.
     pub skipped: Option<SkipReason>,
+}
+
+impl Accepted {
+    /// A new event, which will run.
+    pub const fn new(invocation_id: Uuid) -> Self {
+        Self { invocation_id, duplicate: false, differs: false, skipped: None }
+    }
+
+    /// The event that was accepted before as this one.
+    pub const fn before(invocation_id: Uuid) -> Self {
+        Self { duplicate: true, ..Self::new(invocation_id) }
+    }
 }
 
 /// What became of the wish to take an event back.

@@ -46,7 +46,7 @@ pub use sockets::{
     MAX_ATTACHMENT, MAX_CLOSE_REASON, MAX_SOCKET_NAME, MEMBERS_PAGE, Recipients, SocketCommand, SocketEffect,
     SocketFrame, SocketMember, Sockets,
 };
-pub use terms::{FireCause, Ordering, PRIORITIES, Terms, Unique, UniqueConflict, UniqueScope};
+pub use terms::{Fingerprint, FireCause, Ordering, PRIORITIES, Terms, Unique, UniqueConflict, UniqueScope};
 pub use timers::{NewTimer, Timers};
 pub use timetable::{MAX_INSTANTS, Timetable};
 pub use trace_context::TraceContext;

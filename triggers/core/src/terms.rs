@@ -32,7 +32,14 @@ pub struct Terms {
     /// Why a schedule's event was made: it leaves a row among the fires of its trigger.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fire: Option<FireCause>,
+    /// What the event says, by which one that is sent again is told from another one with the same `idempotency_key`.
+    /// It is kept with the key and not with the event.
+    #[serde(skip)]
+    pub fingerprint: Option<Fingerprint>,
 }
+
+/// The beginning of a SHA-256 over what an event says.
+pub type Fingerprint = [u8; 16];
 
 fn is_zero(priority: &i8) -> bool {
     *priority == 0

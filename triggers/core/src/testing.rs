@@ -132,11 +132,13 @@ impl Dispatch for FakeDispatch {
                     && one.binding == invocation.binding
             });
             if let Some(earlier) = earlier {
-                return Ok(Accepted { invocation_id: earlier.invocation_id, duplicate: true, skipped: None });
+                let said = |one: &InvocationContext| one.terms.as_ref().and_then(|terms| terms.fingerprint);
+                let differs = said(earlier) != said(&invocation);
+                return Ok(Accepted { differs, ..Accepted::before(earlier.invocation_id) });
             }
             let invocation_id = invocation.invocation_id;
             accepted.push(invocation);
-            Ok(Accepted { invocation_id, duplicate: false, skipped: None })
+            Ok(Accepted::new(invocation_id))
         })
     }
 

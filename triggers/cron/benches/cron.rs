@@ -185,7 +185,7 @@ struct CountingDispatch(Late, AtomicU64);
 impl CountingDispatch {
     fn take(&self, invocation: &InvocationContext) -> Result<Accepted, Refused> {
         self.1.fetch_add(1, Relaxed);
-        Ok(Accepted { invocation_id: invocation.invocation_id, duplicate: false, skipped: None })
+        Ok(Accepted::new(invocation.invocation_id))
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
-use trigger_core::{Answer, DeadReason, Failure, FailureCode, SkipReason};
+use trigger_core::{Accepted, Answer, DeadReason, Failure, FailureCode, SkipReason};
 use uuid::Uuid;
 
 use crate::invocations;
@@ -22,7 +22,7 @@ pub(crate) fn respond(answer: Answer, invocation_id: Uuid) -> Result<Response<Fu
             failure.retry_after.get_or_insert(after);
             Err(failed(failure))
         }
-        Answer::Kept(_) => Ok(invocations::accepted(invocation_id, false)),
+        Answer::Kept(_) => Ok(invocations::accepted(Accepted::new(invocation_id))),
         Answer::Dead { reason, failure } => Err(dead(reason, failure)),
         Answer::Skipped(SkipReason::Filtered) => Ok(filtered()),
         Answer::Skipped(reason) => Err(skipped(reason)),

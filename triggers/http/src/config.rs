@@ -21,7 +21,7 @@ const MAX_BODY_BYTES: u64 = 64 * 1024 * 1024;
 const MAX_STREAM_BYTES: u64 = 1 << 40;
 
 /// The largest `max_wait_seconds`: whoever waits holds a connection.
-const MAX_WAIT_SECONDS: u32 = 300;
+pub(crate) const MAX_WAIT_SECONDS: u32 = 300;
 
 /// The largest `retry_count`, as in a definition.
 const MAX_RETRIES: u32 = 1000;
@@ -65,6 +65,10 @@ pub struct Config {
     #[serde(default = "default_retry_within_seconds", deserialize_with = "bounded_within")]
     #[schemars(range(min = 0, max = 300))]
     pub retry_within_seconds: u32,
+    /// How long the result of an event that was kept is told to whoever asks again, in seconds, in place of the engine's
+    /// `results_keep_days`; 0 keeps none.
+    #[serde(default)]
+    pub result_ttl_seconds: Option<u32>,
     /// The host served: `"api.example.com"`, or `"*.example.com"` for all below one; without it every host. A route
     /// with a host goes before one without, and the longer name first.
     pub host: Option<String>,
@@ -248,27 +252,31 @@ fn suggestion(word: &str) -> String {
     help + "; any other reaches a trigger with method = \"ANY\""
 }
 
-/// How often a request's event is tried again.
+/// What every event of a route asks of the engine beyond its payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Retries {
-    count: u32,
+pub(crate) struct EventTerms {
+    retry_count: Option<u32>,
     within: Option<TimeDelta>,
+    result_ttl_seconds: Option<u32>,
 }
 
-impl Retries {
-    /// The same as an event's terms.
-    pub(crate) fn terms(self, received_at: DateTime<Utc>) -> Box<Terms> {
-        let expires_at = self.within.map(|within| received_at + within);
-        Box::new(Terms { retry_count: Some(self.count), expires_at, ..Terms::default() })
+impl EventTerms {
+    /// The same as the terms of an event.
+    pub(crate) fn of(self, received_at: DateTime<Utc>) -> Box<Terms> {
+        let Self { retry_count, within, result_ttl_seconds } = self;
+        let expires_at = within.map(|within| received_at + within);
+        Box::new(Terms { retry_count, expires_at, result_ttl_seconds, ..Terms::default() })
     }
 }
 
 impl Config {
-    /// What every event of the route asks of the engine beyond its payload.
-    pub(crate) fn retries(&self) -> Option<Retries> {
-        let count = self.retry_count?;
-        let within = (self.mode == Mode::Sync).then(|| TimeDelta::seconds(i64::from(self.retry_within_seconds)));
-        Some(Retries { count, within })
+    /// The terms of the route's events, where it has any.
+    pub(crate) fn terms(&self) -> Option<EventTerms> {
+        let (retry_count, result_ttl_seconds) = (self.retry_count, self.result_ttl_seconds);
+        retry_count.or(result_ttl_seconds)?;
+        let bounded = self.mode == Mode::Sync && retry_count.is_some();
+        let within = bounded.then(|| TimeDelta::seconds(i64::from(self.retry_within_seconds)));
+        Some(EventTerms { retry_count, within, result_ttl_seconds })
     }
 
     /// Every mistake that the schema cannot find.
@@ -387,7 +395,7 @@ mod tests {
         assert_eq!(config.method.read(), Ok(Served::Any));
         assert_eq!(config.mode, Mode::Sync);
         assert_eq!(config.max_body_bytes, 1 << 20);
-        assert_eq!(config.retries(), None);
+        assert_eq!(config.terms(), None);
         assert_eq!(config.describe(), "ANY /x");
         assert_eq!(problems(&config), Vec::<String>::new());
     }
@@ -406,13 +414,15 @@ mod tests {
     #[test]
     fn only_who_waits_has_its_retries_bounded_in_time() {
         let received_at = DateTime::UNIX_EPOCH;
-        let terms = |json| config(json).retries().unwrap().terms(received_at);
+        let terms = |json| config(json).terms().unwrap().of(received_at);
         let sync = terms(serde_json::json!({ "path": "/x", "retry_count": 2, "retry_within_seconds": 3 }));
         assert_eq!((sync.retry_count, sync.expires_at), (Some(2), Some(received_at + TimeDelta::seconds(3))));
         let asked = terms(serde_json::json!({ "path": "/x", "retry_count": 1 }));
         assert_eq!(asked.expires_at, Some(received_at + TimeDelta::seconds(10)));
         let later = terms(serde_json::json!({ "path": "/x", "mode": "async", "retry_count": 0 }));
         assert_eq!((later.retry_count, later.expires_at), (Some(0), None));
+        let kept = terms(serde_json::json!({ "path": "/x", "result_ttl_seconds": 60 }));
+        assert_eq!((kept.retry_count, kept.expires_at, kept.result_ttl_seconds), (None, None, Some(60)));
     }
 
     #[test]

@@ -11,22 +11,27 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use http_body::Body;
 use http_body_util::Full;
 use trigger_auth::{Caller, Checked};
-use trigger_core::{Accepted, Attribute, BodyError, Custody, Headers, InvocationContext, Shed, SkipReason};
+use trigger_core::{Attribute, BodyError, Custody, Headers, InvocationContext, Shed, SkipReason};
 
 use crate::body::{self, Error};
 use crate::config::Mode;
 use crate::peer::Peer;
 use crate::prefer::Wait;
 use crate::problem::Problem;
-use crate::request_id::{RequestId, X_REQUEST_ID, is_visible};
+use crate::request_id::{RequestId, X_REQUEST_ID};
 use crate::routes::{Found, Hit, Route, Routes, attributes};
 use crate::stream::{self, Begun, ResponseBody};
-use crate::{answer, cors, invocations, upgrade};
+use crate::{answer, cors, idempotency, invocations, upgrade};
 
-static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 static SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
-const MAX_IDEMPOTENCY_KEY_BYTES: usize = 255;
+/// How long the caller of an event that is kept waits.
+enum Patience {
+    /// As long as it says.
+    Preferred(Option<Wait>),
+    /// Until it has ended.
+    ToTheEnd,
+}
 
 type Whole = Result<Response<Full<Bytes>>, Problem>;
 type Reply = Result<Response<ResponseBody>, Problem>;
@@ -120,12 +125,10 @@ impl Routes {
             return Box::pin(self.stream(hit, checked, head, body, id)).await;
         }
         let Hit { route, attributes, subject, in_flight: _until_answered } = hit;
-        let (key, wait) = match route.mode {
-            Mode::Sync | Mode::Stream => (None, None),
-            Mode::Async => {
-                let key = idempotency_key(&head.headers).map_err(|problem| self.refused(Some(&route), problem))?;
-                (key, Wait::of(&head.headers, route.max_wait_seconds))
-            }
+        let key = idempotency::key(&head.headers).map_err(|problem| self.refused(Some(&route), problem))?;
+        let patience = match route.mode {
+            Mode::Async => Patience::Preferred(Wait::of(&head.headers, route.max_wait_seconds)),
+            Mode::Sync | Mode::Stream => Patience::ToTheEnd,
         };
         let payload = body::read(body, route.max_body_bytes, self.body_read_timeout())
             .await
@@ -133,34 +136,56 @@ impl Routes {
         let caller = admitted(&route, &attributes, checked, &payload)?;
         check_content(&head, &payload).map_err(|problem| self.refused(Some(&route), problem))?;
 
-        let custody = match route.mode {
-            Mode::Sync | Mode::Stream => Custody::Caller,
-            Mode::Async => Custody::Engine,
-        };
+        let fingerprint = key.is_some().then(|| idempotency::fingerprint(&head, &payload));
+        let kept = route.mode == Mode::Async || key.is_some();
+        let custody = if kept { Custody::Engine } else { Custody::Caller };
         let mut event = event(&route, custody, payload, head, attributes, id);
         called_by(&mut event, caller, subject);
-        event.idempotency_key = key;
-        event.terms = route.retries.map(|retries| retries.terms(event.received_at));
-        let (invocation_id, received) = (event.invocation_id, event.received);
-        match route.mode {
-            Mode::Sync | Mode::Stream => {
-                let mut response = answer::respond(route.cx.dispatch.dispatch(event).await, invocation_id)?;
-                // Beside, not instead of, what the guest says about its own time.
-                response.headers_mut().append(&SERVER_TIMING, answer::server_timing(received.elapsed()));
-                Ok(whole(response))
-            }
-            Mode::Async => match route.cx.dispatch.accept(event).await {
-                Ok(Accepted { skipped: Some(SkipReason::Filtered), .. }) => Ok(whole(answer::filtered())),
-                Ok(Accepted { invocation_id, duplicate, .. }) => match wait {
-                    Some(wait) => {
-                        let id = id.clone().into_value();
-                        Ok(whole(invocations::awaited(&route.cx, invocation_id, duplicate, wait, &id).await))
-                    }
-                    None => Ok(whole(invocations::accepted(invocation_id, duplicate))),
-                },
-                Err(refused) => Err(Problem::shed(refused.reason, refused.message, refused.retry_after)),
-            },
+        event.terms = route.terms.map(|terms| terms.of(event.received_at));
+        if let Some(key) = key {
+            event.idempotency_key = Some(idempotency::of_caller(key, event.caller.as_deref()));
+            event.terms_mut().fingerprint = fingerprint;
         }
+        let (invocation_id, received) = (event.invocation_id, event.received);
+        if kept {
+            let terms = event.terms_mut();
+            // Whoever waits is told: nothing is tried again behind its back.
+            if route.mode == Mode::Sync {
+                terms.retry_count.get_or_insert(0);
+            }
+            return Box::pin(self.keep(&route, event, patience, id)).await.map(whole);
+        }
+        let mut response = answer::respond(route.cx.dispatch.dispatch(event).await, invocation_id)?;
+        // Beside, not instead of, what the guest says about its own time.
+        response.headers_mut().append(&SERVER_TIMING, answer::server_timing(received.elapsed()));
+        Ok(whole(response))
+    }
+
+    /// Has an event kept, and tells of it as soon as its caller would have it.
+    async fn keep(&self, route: &Route, event: InvocationContext, patience: Patience, id: &RequestId) -> Whole {
+        let accepted = route.cx.dispatch.accept(event).await;
+        let accepted =
+            accepted.map_err(|refused| Problem::shed(refused.reason, refused.message, refused.retry_after))?;
+        if accepted.skipped == Some(SkipReason::Filtered) {
+            return Ok(answer::filtered());
+        }
+        if accepted.differs {
+            return Err(self.refused(Some(route), idempotency::reused()));
+        }
+        let mut response = match patience {
+            Patience::Preferred(None) => invocations::accepted(accepted),
+            Patience::Preferred(Some(wait)) => {
+                invocations::awaited(&route.cx, accepted, wait, &id.clone().into_value()).await
+            }
+            Patience::ToTheEnd => {
+                let ended = invocations::ended(&route.cx, accepted.invocation_id).await;
+                ended.unwrap_or_else(|problem| problem.respond(&id.clone().into_value()))
+            }
+        };
+        if accepted.duplicate {
+            idempotency::mark_replayed(response.headers_mut());
+        }
+        Ok(response)
     }
 
     /// The function reads the body while it comes, and is heard while it speaks.
@@ -294,19 +319,6 @@ fn check_content(head: &Parts, payload: &[u8]) -> Result<(), Problem> {
     body::check_json(payload).map_err(|why| {
         Problem::new(StatusCode::BAD_REQUEST, "invalid_json", format!("the body is not JSON as its type says: {why}"))
     })
-}
-
-/// The caller's name for the event, by which a second one is told from the first.
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<Box<str>>, Problem> {
-    let mut keys = headers.get_all(&IDEMPOTENCY_KEY).iter();
-    let Some(key) = keys.next() else { return Ok(None) };
-    let text = key.to_str().ok().filter(|_| is_visible(key, MAX_IDEMPOTENCY_KEY_BYTES) && keys.next().is_none());
-    let invalid = || {
-        let detail =
-            format!("Idempotency-Key must be one value of 1 to {MAX_IDEMPOTENCY_KEY_BYTES} visible ASCII characters");
-        Problem::new(StatusCode::BAD_REQUEST, "invalid_idempotency_key", detail)
-    };
-    text.map(|text| Some(text.into())).ok_or_else(invalid)
 }
 
 fn unread(error: Error, limit: u64) -> Problem {

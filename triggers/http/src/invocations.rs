@@ -4,15 +4,18 @@
 //! fresh random bits. Invocations of other kinds of trigger are not shown, since nobody on this side was given their
 //! ids.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::Full;
 use serde::Serialize;
-use trigger_core::{Kind, Status, StatusState, TriggerContext};
+use trigger_core::{Accepted, Kind, Refused, Shed, Status, StatusState, TriggerContext};
 use uuid::Uuid;
 
 use crate::answer;
+use crate::config::MAX_WAIT_SECONDS;
 use crate::pattern::RESERVED;
 use crate::prefer::{PREFERENCE_APPLIED, Wait};
 use crate::problem::Problem;
@@ -20,16 +23,20 @@ use crate::routes::Routes;
 
 const BELOW: &str = "/invocations/";
 
+/// The longest that anybody waits for an end: whoever waits holds a connection.
+const LONGEST: Duration = Duration::from_secs(MAX_WAIT_SECONDS as u64);
+
 /// 202: the event is committed and its function will run.
-pub(crate) fn accepted(invocation_id: Uuid, duplicate: bool) -> Response<Full<Bytes>> {
+pub(crate) fn accepted(accepted: Accepted) -> Response<Full<Bytes>> {
     #[derive(Serialize)]
-    struct Accepted<'a> {
+    struct Promise<'a> {
         invocation_id: Uuid,
         status_url: &'a str,
         duplicate: bool,
     }
+    let Accepted { invocation_id, duplicate, .. } = accepted;
     let status_url = format!("{RESERVED}{BELOW}{invocation_id}");
-    let mut response = json(StatusCode::ACCEPTED, &Accepted { invocation_id, status_url: &status_url, duplicate });
+    let mut response = json(StatusCode::ACCEPTED, &Promise { invocation_id, status_url: &status_url, duplicate });
     let location = HeaderValue::try_from(status_url).expect("slashes, letters, digits and hyphens are visible");
     response.headers_mut().insert(header::LOCATION, location);
     response
@@ -39,26 +46,58 @@ pub(crate) fn accepted(invocation_id: Uuid, duplicate: bool) -> Response<Full<By
 /// is kept whatever happens here: nothing is refused any more.
 pub(crate) async fn awaited(
     cx: &TriggerContext,
-    invocation_id: Uuid,
-    duplicate: bool,
+    accepted: Accepted,
     wait: Wait,
     request_id: &HeaderValue,
 ) -> Response<Full<Bytes>> {
-    let status = tokio::select! {
-        status = cx.dispatch.wait(invocation_id, wait.time()) => status.ok().flatten(),
-        // Whoever waits must not hold up the shutdown of the engine that would end the wait.
-        () = cx.shutdown.cancelled() => None,
-    };
-    let ended = match status.map(|status| status.state) {
-        Some(StatusState::Ok { body, http }) => answer::from_guest(trigger_core::Response { body, http }),
-        Some(StatusState::Dead { reason, failure }) => Err(answer::dead(reason, failure)),
-        Some(StatusState::Cancelled) => Err(cancelled()),
+    let stands = stands(cx, accepted.invocation_id, wait.time()).await.ok().flatten();
+    let ended = match stands.and_then(end) {
+        Some(ended) => ended.unwrap_or_else(|problem| problem.respond(request_id)),
         // It has not ended, or its result was not kept, or cannot be read now.
-        Some(StatusState::Queued { .. } | StatusState::Running { .. }) | None => Ok(accepted(invocation_id, duplicate)),
+        None => self::accepted(accepted),
     };
-    let mut response = uncached(ended.unwrap_or_else(|problem| problem.respond(request_id)));
+    let mut response = uncached(ended);
     response.headers_mut().insert(&PREFERENCE_APPLIED, wait.applied());
     response
+}
+
+/// The end of an accepted invocation as a caller is told of it that waits for nothing less. It may ask again with the
+/// same key: the event runs on.
+pub(crate) async fn ended(cx: &TriggerContext, invocation_id: Uuid) -> Result<Response<Full<Bytes>>, Problem> {
+    let stands = stands(cx, invocation_id, LONGEST).await;
+    let state = stands.map_err(|refused| Problem::shed(refused.reason, refused.message, refused.retry_after))?;
+    let Some(state) = state else {
+        let detail = "the event was run before, and its result has been forgotten";
+        return Err(Problem::new(StatusCode::GONE, "result_forgotten", detail));
+    };
+    end(state).map(|ended| ended.map(uncached)).unwrap_or_else(|| {
+        let mut problem = Problem::new(StatusCode::CONFLICT, "in_progress", "the event has not ended");
+        problem.retryable = true;
+        Err(problem.with(header::RETRY_AFTER, HeaderValue::from_static("1")))
+    })
+}
+
+/// How an accepted invocation stands once it has ended, or the time is over.
+async fn stands(cx: &TriggerContext, invocation_id: Uuid, at_most: Duration) -> Result<Option<StatusState>, Refused> {
+    tokio::select! {
+        status = cx.dispatch.wait(invocation_id, at_most) => status.map(|status| status.map(|status| status.state)),
+        // Whoever waits must not hold up the shutdown of the engine that would end the wait.
+        () = cx.shutdown.cancelled() => Err(Refused {
+            reason: Shed::ShuttingDown,
+            message: "the engine is shutting down".into(),
+            retry_after: Duration::from_secs(1),
+        }),
+    }
+}
+
+/// What a caller is told of an end.
+fn end(state: StatusState) -> Option<Result<Response<Full<Bytes>>, Problem>> {
+    match state {
+        StatusState::Ok { body, http } => Some(answer::from_guest(trigger_core::Response { body, http })),
+        StatusState::Dead { reason, failure } => Some(Err(answer::dead(reason, failure))),
+        StatusState::Cancelled => Some(Err(cancelled())),
+        StatusState::Queued { .. } | StatusState::Running { .. } => None,
+    }
 }
 
 /// Whether a path is the engine's own.

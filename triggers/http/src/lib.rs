@@ -19,6 +19,7 @@ mod conditions;
 mod config;
 mod cors;
 mod handle;
+mod idempotency;
 mod invocations;
 mod pattern;
 mod peer;

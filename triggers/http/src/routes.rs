@@ -20,7 +20,7 @@ use trigger_auth::{Guard, Limiter};
 use trigger_core::{Attribute, Dispatch, TriggerContext};
 
 use crate::conditions::{self, Conditions, Host};
-use crate::config::{Mode, Retries, Served};
+use crate::config::{EventTerms, Mode, Served};
 use crate::cors::Cors;
 use crate::pattern::Pattern;
 use crate::refusals::Refusals;
@@ -69,7 +69,7 @@ pub(crate) struct Route {
     pub(crate) mode: Mode,
     pub(crate) max_body_bytes: u64,
     pub(crate) max_wait_seconds: u32,
-    pub(crate) retries: Option<Retries>,
+    pub(crate) terms: Option<EventTerms>,
     /// Who may call; everybody where there is none.
     pub(crate) guard: Option<Guard>,
     /// How often; as often as they like where there is none.

@@ -7,7 +7,7 @@ use trigger_auth::{Auth, Guard, Limiter, RateLimit};
 use trigger_core::{BindError, Binding, Kind, Problems, Trigger, TriggerContext, TriggerError, TriggerKind};
 
 use crate::conditions::{Conditions, Host};
-use crate::config::{Config, Mode, Retries, Served};
+use crate::config::{Config, EventTerms, Mode, Served};
 use crate::cors::Cors;
 use crate::pattern::Pattern;
 use crate::routes::{Route, Routes, Starting};
@@ -60,7 +60,7 @@ impl TriggerKind for Http {
             refused(mistake.message, mistake.help)
         })?;
         let cors = config.cors.as_ref().and_then(|cors| cors.meant(&served));
-        let retries = config.retries();
+        let terms = config.terms();
         let Config { mode, max_body_bytes, max_wait_seconds, auth, rate_limit, .. } = config;
         Ok(Bound {
             host,
@@ -71,7 +71,7 @@ impl TriggerKind for Http {
             mode,
             max_body_bytes,
             max_wait_seconds,
-            retries,
+            terms,
             auth,
             rate_limit,
             starting: self.routes.starting(),
@@ -90,7 +90,7 @@ pub struct Bound {
     mode: Mode,
     max_body_bytes: u64,
     max_wait_seconds: u32,
-    retries: Option<Retries>,
+    terms: Option<EventTerms>,
     auth: Auth,
     rate_limit: Option<RateLimit>,
     starting: Starting,
@@ -102,7 +102,7 @@ impl Trigger for Bound {
     /// polled hands over without a gap.
     async fn run(self, cx: TriggerContext) -> Result<(), TriggerError> {
         let Bound { host, served, pattern, conditions, cors, mode, max_body_bytes, max_wait_seconds, .. } = self;
-        let Bound { retries, auth, rate_limit, starting, routes, .. } = self;
+        let Bound { terms, auth, rate_limit, starting, routes, .. } = self;
         let shutdown = cx.shutdown.clone();
         let in_flight = TaskTracker::new();
         let guard = Guard::new(&auth, &cx).map_err(TriggerError)?;
@@ -116,7 +116,7 @@ impl Trigger for Bound {
             mode,
             max_body_bytes,
             max_wait_seconds,
-            retries,
+            terms,
             guard,
             limiter,
             cx,

@@ -134,6 +134,7 @@ impl Working {
             expires_at: job.expires_at,
             result_ttl_seconds: job.result_ttl_seconds.or(self.terms.result_ttl_seconds),
             fire: None,
+            fingerprint: None,
         };
         // Most jobs ask for nothing, and their rows need not say so.
         event.terms = (terms != Terms::default()).then(|| Box::new(terms));

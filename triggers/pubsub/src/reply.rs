@@ -42,7 +42,7 @@ pub(crate) fn answered(answer: Answer, invocation_id: Uuid) -> Reply {
             failure.retry_after.get_or_insert(after);
             failed(failure).reply(invocation_id)
         }
-        Answer::Kept(_) => receipt(Accepted { invocation_id, duplicate: false, skipped: None }),
+        Answer::Kept(_) => receipt(Accepted::new(invocation_id)),
         Answer::Dead { reason, failure } => dead(reason, failure).reply(invocation_id),
         Answer::Skipped(reason) => skipped(reason).reply(invocation_id),
         Answer::Shed { reason, retry_after } => shed(reason, reason.detail().into(), retry_after).reply(invocation_id),

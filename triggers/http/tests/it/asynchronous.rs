@@ -74,12 +74,37 @@ async fn a_key_that_cannot_be_kept_is_refused() {
 }
 
 #[tokio::test]
-async fn a_waiting_caller_needs_no_key() {
+async fn a_waiting_callers_key_has_its_event_kept_and_not_tried_again() {
     let dispatch = FakeDispatch::echo();
     let routes = table(&dispatch, json!({ "path": "/f" })).await;
-    let reply = ask(&routes, request("POST", "/f", &[("idempotency-key", "two words")], "")).await;
-    assert_eq!(reply.status, 200, "the header is the function's to read");
-    assert_eq!(dispatch.seen()[0].idempotency_key, None);
+    let keyed = [("idempotency-key", "order-7")];
+    let forgotten = ask(&routes, request("POST", "/f", &keyed, "payload")).await;
+    assert_eq!((forgotten.status, forgotten.code().as_str()), (410, "result_forgotten"));
+    let event = dispatch.accepted().remove(0);
+    let terms = event.terms.unwrap();
+    assert_eq!((event.custody, event.idempotency_key.as_deref()), (Custody::Engine, Some("order-7")));
+    assert_eq!((terms.retry_count, terms.fingerprint.is_some()), (Some(0), true));
+
+    let binding = (*event.binding).clone();
+    let status = |state| Some(Status { binding: binding.clone(), attempts: 1, state });
+    let ok = StatusState::Ok { body: "done".into(), http: None };
+    let dead = StatusState::Dead {
+        reason: DeadReason::RetriesExhausted,
+        failure: Failure::new(FailureCode::GuestError, "no"),
+    };
+    let running = StatusState::Running { progress: None };
+    for (state, expected) in [(ok, (200, "")), (dead, (500, "guest_error")), (running, (409, "in_progress"))] {
+        *dispatch.status.lock().unwrap() = status(state);
+        let told = ask(&routes, request("POST", "/f", &keyed, "payload")).await;
+        let code = if told.status == 200 { String::new() } else { told.code() };
+        assert_eq!((told.status, code.as_str()), expected);
+        assert_eq!(told.header("idempotent-replayed"), Some("true"));
+    }
+    let reused = ask(&routes, request("POST", "/f", &keyed, "another")).await;
+    assert_eq!((reused.status, reused.code().as_str()), (422, "idempotency_key_reused"));
+    let bad = ask(&routes, request("POST", "/f", &[("idempotency-key", "two words")], "")).await;
+    assert_eq!((bad.status, bad.code().as_str()), (400, "invalid_idempotency_key"));
+    assert!(dispatch.seen().is_empty());
 }
 
 #[tokio::test]
