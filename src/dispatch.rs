@@ -12,6 +12,7 @@
 //! Whatever ends, ends in exactly one record and one count, also when the caller goes away in the middle.
 
 mod admit;
+pub mod breaker;
 mod dead;
 mod effects;
 mod gates;
@@ -50,6 +51,7 @@ use crate::filter::Filter;
 use crate::functions::{Registry, Route, Version, Versions};
 use crate::store::{self, QueueRow, Store};
 use crate::traces::Ring;
+use breaker::{Pass, Turn};
 use ledger::Ledger;
 use retry::Decision;
 use running::Running;
@@ -276,9 +278,10 @@ impl Dispatcher {
     async fn attempt(
         &self,
         running: &mut Running<'_>,
-        slot: Slot,
+        (slot, pass): (Slot, Pass<'_>),
         progress: Option<watch::Sender<Progress>>,
     ) -> Option<Result<Response, Failure>> {
+        running.probe = pass.probes_every();
         let version = running.version.clone().expect("the version is chosen before the attempt");
         let deadline = Instant::now() + version.timeout;
         let deadline = running.deadline.map_or(deadline, |until| until.min(deadline));
@@ -288,6 +291,9 @@ impl Dispatcher {
             () = self.cut.cancelled() => return None,
         };
         drop(slot);
+        if let Some(turn) = pass.end(&result, self.now()) {
+            self.turned(&running.invocation.binding, turn);
+        }
         running.load = load;
         running.instantiate = instantiate;
         running.run = run;
@@ -308,6 +314,16 @@ impl Dispatcher {
             Ok(()) => result,
             Err(error) => Err(Failure::new(FailureCode::HostError, error)),
         })
+    }
+
+    /// The circuit of a function has opened, or is closed again.
+    fn turned(&self, binding: &Binding, turn: Turn) {
+        let (namespace, function) = (&binding.namespace, &binding.function_name);
+        match turn {
+            Turn::Opened => tracing::warn!(%namespace, %function, "it fails again and again: its circuit is open"),
+            Turn::Closed => tracing::info!(%namespace, %function, "it works again: its circuit is closed"),
+        }
+        self.queue_wake.wake();
     }
 
     /// Repeats a store operation until it succeeds or attempts are cut. What waits here is bounded by its source.

@@ -107,6 +107,9 @@ pub struct Definition {
     pub allow: Allow,
     /// Attempts that may run at once; `None` leaves it to the engine's own limit.
     pub concurrency: Option<u32>,
+    /// Whether and when a function that fails is left alone for a while.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub circuit_breaker: Option<CircuitBreaker>,
     /// The largest payload that is handed to the guest, in bytes.
     pub max_input_bytes: u64,
     /// The largest answer taken from the guest, in bytes.
@@ -145,6 +148,7 @@ impl Definition {
             env_vars: BTreeMap::new(),
             allow: Allow::default(),
             concurrency: None,
+            circuit_breaker: None,
             max_input_bytes: 8 << 20,
             max_output_bytes: 4 << 20,
             max_fuel: None,
@@ -328,6 +332,24 @@ pub struct Reuse {
 impl Default for Reuse {
     fn default() -> Self {
         Self { max_uses: 1000, max_age_seconds: 60.0, max_concurrent: 16 }
+    }
+}
+
+/// The `circuit_breaker` table of a definition: a function that fails again and again is left alone for a while.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CircuitBreaker {
+    /// Attempts in a row that fail, in a way that may pass, before no more begin. Default 5.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub failures: u32,
+    /// How long none begins then, in seconds; after that one probes. Default 30.
+    #[schemars(range(min = 0.001, max = 86_400.0))]
+    pub open_seconds: f64,
+}
+
+impl Default for CircuitBreaker {
+    fn default() -> Self {
+        Self { failures: 5, open_seconds: 30.0 }
     }
 }
 

@@ -11,6 +11,7 @@ use axum::routing::get;
 use trigger_core::Binding;
 
 use super::clock::ClockView;
+use crate::dispatch::breaker::Room;
 use crate::engine::Engine;
 use crate::housekeeping::Chore;
 
@@ -97,6 +98,14 @@ async fn metrics(State(engine): State<Arc<Engine>>) -> Response {
     family("tripline_retries_total", "counter", "Attempts that failed and are tried again.", retries);
     let plain = |value: u64| vec![(String::new(), value)];
     family("tripline_attempts_running", "gauge", "Attempts under way.", plain(engine.dispatcher.running() as u64));
+    let now = engine.clock.now();
+    let circuits = engine.registry.all().into_iter().filter(|route| route.breaker.is_armed()).map(|route| {
+        let definition = &route.version.load().definition;
+        let (namespace, function) = (escape(&definition.namespace), escape(&definition.name));
+        let open = u64::from(route.breaker.room(now) != Room::All);
+        (format!("{{namespace=\"{namespace}\",function=\"{function}\"}}"), open)
+    });
+    family("tripline_circuit_open", "gauge", "Whether a function is left alone because it fails.", circuits.collect());
     if let Ok(depths) = engine.store.depths().await {
         family("tripline_queue_depth", "gauge", "Rows that wait.", plain(depths.queued));
         family("tripline_dead_letters", "gauge", "Dead letters kept.", plain(depths.dead));
@@ -104,7 +113,6 @@ async fn metrics(State(engine): State<Arc<Engine>>) -> Response {
     }
     engine.dispatcher.tell_ledger().await;
     if let Ok(ledger) = engine.store.ledger().await {
-        let now = engine.clock.now();
         let (mut lags, mut drifts) = (Vec::new(), Vec::new());
         for row in ledger {
             let labels = format!("{{{}}}", labels(&row.binding));

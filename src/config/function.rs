@@ -11,7 +11,7 @@ use super::triggers::Triggers;
 use super::validate::{Found, Validator, below};
 use super::{Document, EngineConfig, FunctionConfig, hosts, names, words};
 use crate::egress::Grant;
-use crate::functions::{Allow, Budget, Definition, Retry, Reuse};
+use crate::functions::{Allow, Budget, CircuitBreaker, Definition, Retry, Reuse};
 use crate::kinds::{Kinds, inline_schema};
 
 /// The most functions of one manifest.
@@ -65,6 +65,10 @@ struct FunctionSection {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000))]
     concurrency: Option<u32>,
+    /// When so many attempts in a row have failed in a way that may pass, no more begin for so long: callers are answered
+    /// 503, what is queued waits without using up its retries. Then one attempt probes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    circuit_breaker: Option<CircuitBreaker>,
     /// The largest payload that is handed to the guest.
     #[schemars(range(min = 1, max = 268_435_456))]
     max_input_bytes: u64,
@@ -108,6 +112,7 @@ impl Default for FunctionSection {
             env_vars: definition.env_vars,
             allow: definition.allow,
             concurrency: definition.concurrency,
+            circuit_breaker: definition.circuit_breaker,
             max_input_bytes: definition.max_input_bytes,
             max_output_bytes: definition.max_output_bytes,
             max_fuel: definition.max_fuel,
@@ -135,6 +140,7 @@ impl FunctionSection {
             env_vars: self.env_vars,
             allow: self.allow,
             concurrency: self.concurrency,
+            circuit_breaker: self.circuit_breaker,
             max_input_bytes: self.max_input_bytes,
             max_output_bytes: self.max_output_bytes,
             max_fuel: self.max_fuel,

@@ -121,7 +121,7 @@ impl Dispatcher {
             let (size, limit) = (invocation.payload.len(), definition.max_input_bytes);
             return Err(refuse(Shed::TooLarge, format!("the payload has {size} bytes, the limit is {limit}").into()));
         }
-        let gate = self.gates.of_function(&invocation.binding, definition.concurrency, self.now());
+        let gate = self.gates.of_function(&invocation.binding, &route, self.now());
         Ok(Admissible::Queued(counters, gate.max_backlog))
     }
 
@@ -161,7 +161,7 @@ impl Dispatcher {
     fn permits_for(&self, queued: &[QueuedInvocation], now: DateTime<Utc>) -> Vec<OwnedSemaphorePermit> {
         let Some(waiting) = self.backlog.waiting() else { return Vec::new() };
         let at_once = !self.draining.is_cancelled()
-            && queued.iter().all(|queued| queued.run_at <= now && self.gates.is_open(&queued.invocation.binding));
+            && queued.iter().all(|queued| queued.run_at <= now && self.gates.is_open(&queued.invocation.binding, now));
         if !at_once {
             return Vec::new();
         }

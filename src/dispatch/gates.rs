@@ -9,6 +9,8 @@ use chrono::{DateTime, Utc};
 use parking_lot::RwLock;
 use trigger_core::{Binding, Gate};
 
+use super::breaker::{Breaker, Room};
+use crate::functions::Route;
 use crate::store::Pause;
 
 /// Claims of one look, at most, of a trigger that is limited by nothing.
@@ -32,6 +34,8 @@ struct State {
     gate: Gate,
     /// How many attempts the function's definition allows at once.
     function: Option<u32>,
+    /// Whether the function is tried at all, where its definition has a say in that.
+    breaker: Option<Arc<Breaker>>,
     running: u32,
     /// Attempts that may begin now, and since when that is so.
     tokens: f64,
@@ -39,9 +43,10 @@ struct State {
 }
 
 impl State {
-    fn new(binding: &Binding, gate: Gate, function: Option<u32>, now: DateTime<Utc>) -> Self {
+    fn new(binding: &Binding, gate: Gate, now: DateTime<Utc>) -> Self {
         let tokens = gate.rate.map_or(0.0, |rate| f64::from(rate.events));
-        Self { binding: Arc::new(binding.clone()), gate, function, running: 0, tokens, counted_at: now }
+        let binding = Arc::new(binding.clone());
+        Self { binding, gate, function: None, breaker: None, running: 0, tokens, counted_at: now }
     }
 
     /// Earns tokens up to now: never more than one period's.
@@ -53,13 +58,18 @@ impl State {
         self.counted_at = now;
     }
 
-    fn room(&self) -> u32 {
+    fn room(&self, now: DateTime<Utc>) -> u32 {
+        let of_breaker = match self.breaker.as_ref().map_or(Room::All, |breaker| breaker.room(now)) {
+            Room::All => UNLIMITED,
+            Room::One => 1,
+            Room::None => 0,
+        };
         // Rows that wait for a slot of their function hold room that others could use: a few are enough to keep it busy.
         let of_function = self.function.map(|most| most.saturating_mul(2).max(FEW));
         let most = [self.gate.concurrency, of_function].into_iter().flatten().min();
         let slots = most.map_or(UNLIMITED, |most| most.saturating_sub(self.running));
         let tokens = if self.gate.rate.is_some() { (self.tokens + ROUNDING) as u32 } else { UNLIMITED };
-        slots.min(tokens)
+        slots.min(tokens).min(of_breaker)
     }
 }
 
@@ -71,22 +81,27 @@ impl Gates {
             Some(state) => state.gate = gate,
             None if gate == Gate::default() => {}
             None => {
-                gates.insert(binding.clone(), State::new(binding, gate, None, now));
+                gates.insert(binding.clone(), State::new(binding, gate, now));
             }
         }
     }
 
-    /// A trigger's gate, once more told how many attempts its function may make at once: that bounds what is claimed
-    /// for it.
-    pub(super) fn of_function(&self, binding: &Binding, concurrency: Option<u32>, now: DateTime<Utc>) -> Gate {
-        let known = self.gates.read().get(binding).map(|state| (state.gate, state.function));
-        let (gate, function) = known.unwrap_or_default();
-        if function == concurrency {
-            return gate;
+    /// A trigger's gate, once more told what its function allows: that bounds what is claimed for it.
+    pub(super) fn of_function(&self, binding: &Binding, route: &Route, now: DateTime<Utc>) -> Gate {
+        let concurrency = route.version.load().definition.concurrency;
+        let breaker = Some(&route.breaker).filter(|breaker| breaker.is_armed());
+        let is_told = |state: &State| {
+            state.function == concurrency && state.breaker.as_ref().map(Arc::as_ptr) == breaker.map(Arc::as_ptr)
+        };
+        match self.gates.read().get(binding) {
+            Some(state) if is_told(state) => return state.gate,
+            None if concurrency.is_none() && breaker.is_none() => return Gate::default(),
+            Some(_) | None => {}
         }
         let mut gates = self.gates.write();
-        let state = gates.entry(binding.clone()).or_insert_with(|| State::new(binding, gate, None, now));
+        let state = gates.entry(binding.clone()).or_insert_with(|| State::new(binding, Gate::default(), now));
         state.function = concurrency;
+        state.breaker = breaker.cloned();
         state.gate
     }
 
@@ -97,9 +112,11 @@ impl Gates {
     }
 
     /// Whether rows of a trigger may begin the moment they come: nothing bounds it, and it is not paused.
-    pub(super) fn is_open(&self, binding: &Binding) -> bool {
-        let is_bounded =
-            |state: &State| state.gate.concurrency.is_some() || state.gate.rate.is_some() || state.function.is_some();
+    pub(super) fn is_open(&self, binding: &Binding, now: DateTime<Utc>) -> bool {
+        let is_bounded = |state: &State| {
+            let is_shut = state.breaker.as_ref().is_some_and(|breaker| breaker.room(now) != Room::All);
+            state.gate.concurrency.is_some() || state.gate.rate.is_some() || state.function.is_some() || is_shut
+        };
         !self.gates.read().get(binding).is_some_and(is_bounded) && self.paused(binding).is_none()
     }
 
@@ -108,7 +125,7 @@ impl Gates {
         let mut gates = self.gates.write();
         let limits = gates.values_mut().map(|state| {
             state.earn(now);
-            (state.binding.clone(), state.room())
+            (state.binding.clone(), state.room(now))
         });
         limits.filter(|(_, room)| *room != UNLIMITED).collect()
     }
@@ -144,6 +161,12 @@ impl Gates {
         waits.min()
     }
 
+    /// When a function that is not tried now may be probed.
+    pub(super) fn next_probe(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let gates = self.gates.read();
+        gates.values().filter_map(|state| state.breaker.as_ref()?.opens_at(now)).min()
+    }
+
     /// Why a trigger is paused, as far as this engine knows.
     pub(super) fn paused(&self, binding: &Binding) -> Option<Arc<str>> {
         let paused = self.paused.load();
@@ -166,6 +189,8 @@ mod tests {
     use trigger_core::{Kind, Rate};
 
     use super::*;
+    use crate::executor::{Abi, ModuleSlot};
+    use crate::functions::{Definition, Digest, Version};
 
     fn binding() -> Binding {
         Binding {
@@ -174,6 +199,13 @@ mod tests {
             trigger_id: "jobs".into(),
             trigger_type: Kind::Job,
         }
+    }
+
+    /// The route of a function that allows so many attempts at once.
+    fn route(concurrency: Option<u32>) -> Route {
+        let definition = Definition { concurrency, ..Definition::new("default", "f") };
+        let module = Arc::new(ModuleSlot::new(Digest([0; 32]), Abi::Component));
+        Route::detached(Arc::new(Version::new(uuid::Uuid::nil(), 1, Digest([0; 32]), definition, module)))
     }
 
     #[test]
@@ -216,16 +248,16 @@ mod tests {
     #[test]
     fn a_function_that_is_slow_by_definition_holds_no_room_but_its_own() {
         let (gates, now) = (Gates::default(), Utc::now());
-        assert!(gates.is_open(&binding()));
-        gates.of_function(&binding(), Some(1), now);
-        assert!(!gates.is_open(&binding()));
+        assert!(gates.is_open(&binding(), now));
+        gates.of_function(&binding(), &route(Some(1)), now);
+        assert!(!gates.is_open(&binding(), now));
         assert_eq!(gates.limits(now)[0].1, FEW);
         (0..FEW).for_each(|_| assert!(gates.began(&binding())));
         assert_eq!(gates.limits(now)[0].1, 0);
-        gates.of_function(&binding(), Some(100), now);
+        gates.of_function(&binding(), &route(Some(100)), now);
         assert_eq!(gates.limits(now)[0].1, 200 - FEW);
-        gates.of_function(&binding(), None, now);
-        assert!(gates.is_open(&binding()) && gates.limits(now).is_empty());
+        gates.of_function(&binding(), &route(None), now);
+        assert!(gates.is_open(&binding(), now) && gates.limits(now).is_empty());
     }
 
     #[test]
@@ -238,8 +270,8 @@ mod tests {
         assert_eq!(gates.limits(now)[0].1, 1);
         gates.set(&binding(), Gate { concurrency: Some(4), ..Gate::default() }, now);
         assert_eq!(gates.limits(now)[0].1, 3, "a new limit knows what runs");
-        assert!(!gates.is_open(&binding()));
+        assert!(!gates.is_open(&binding(), now));
         gates.set(&binding(), Gate::default(), now);
-        assert!(gates.is_open(&binding()) && gates.limits(now).is_empty());
+        assert!(gates.is_open(&binding(), now) && gates.limits(now).is_empty());
     }
 }

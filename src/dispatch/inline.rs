@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use trigger_core::{Answer, Custody, DeadReason, Failure, FailureCode, InvocationContext, Shed, SkipReason};
 
+use super::breaker::Open;
 use super::retry::Decision;
 use super::running::Running;
 use super::{Dispatcher, decide, log_store, needs_caller, slots};
@@ -57,7 +58,11 @@ impl Dispatcher {
             running.invocation.attempt = tried.len() as u32 + 1;
         }
         running.version = Some(version);
-        let attempt = self.attempt(&mut running, slot, None).await;
+        let pass = match route.breaker.enter(self.now()) {
+            Ok(pass) => pass,
+            Err(open) => return Box::pin(self.spool(running, open)).await,
+        };
+        let attempt = self.attempt(&mut running, (slot, pass), None).await;
         match attempt {
             None => Box::pin(self.cut_inline(running)).await,
             Some(Ok(response)) => {
@@ -76,6 +81,9 @@ impl Dispatcher {
         let custody = running.invocation.custody;
         if custody == Custody::Caller {
             return self.retry_meanwhile(running, failure).await;
+        }
+        if let Some(rest) = running.probe.filter(|_| failure.retryable) {
+            return self.probed_inline(running, failure, rest).await;
         }
         let version = running.version.clone().expect("an attempt was made");
         let first_seen = tried.first().map_or(running.invocation.received_at, |first| first.started_at);
@@ -114,6 +122,38 @@ impl Dispatcher {
         }
     }
 
+    /// The function does not work yet. That says nothing of the event, which has used up no attempt.
+    async fn probed_inline(&self, running: Running<'_>, failure: Failure, rest: Duration) -> Answer {
+        if running.invocation.custody == Custody::Source {
+            running.retry(rest, failure.clone());
+            return Answer::Retry { after: rest, failure };
+        }
+        match self.keep(untried(&running, self.clock.after(rest))).await {
+            Ok(()) => {
+                running.retry(rest, failure.clone());
+                Answer::Kept(failure)
+            }
+            Err(error) => running.store_unavailable(&error),
+        }
+    }
+
+    /// The function is left alone for now. Callers and sources are told when to come back; what nobody else has is kept.
+    async fn spool(&self, mut running: Running<'_>, open: Open) -> Answer {
+        let wait = open.wait(self.now());
+        if running.invocation.custody != Custody::Engine {
+            return running.shed_for(Shed::CircuitOpen, wait);
+        }
+        match self.keep(untried(&running, open.until)).await {
+            Ok(()) => {
+                running.kept = true;
+                running.shed_for(Shed::CircuitOpen, wait);
+                let failure = Failure::new(FailureCode::HostError, Shed::CircuitOpen.detail());
+                Answer::Kept(Failure { retry_after: Some(wait), ..failure })
+            }
+            Err(error) => running.store_unavailable(&error),
+        }
+    }
+
     /// A caller that waits is told of the failure, unless its trigger asked for retries meanwhile: then it is told of
     /// the first success, or of the last failure that there was time for. Between attempts no slot is held.
     async fn retry_meanwhile<'a>(&'a self, mut running: Running<'a>, mut failure: Failure) -> Answer {
@@ -131,7 +171,8 @@ impl Dispatcher {
             let waited_since = Instant::now();
             let Ok(slot) = self.slots.acquire(&route.slots).await else { return running.shed(Shed::Overload) };
             running.wait = waited_since.elapsed();
-            failure = match self.attempt(&mut running, slot, None).await {
+            let Ok(pass) = route.breaker.enter(self.now()) else { return running.shed(Shed::CircuitOpen) };
+            failure = match self.attempt(&mut running, (slot, pass), None).await {
                 None => return self.cut_inline(running).await,
                 Some(Ok(response)) => return running.ok(response),
                 Some(Err(failure)) => failure,
@@ -169,12 +210,8 @@ impl Dispatcher {
     /// Shutdown cut the attempt: whoever holds the event hands it out again, and the attempt is not counted.
     async fn cut_inline(&self, mut running: Running<'_>) -> Answer {
         if running.invocation.custody == Custody::Engine {
-            let mut invocation = running.invocation.clone();
-            invocation.version = running.version.as_ref().map(|version| version.number);
-            let queued =
-                QueuedInvocation { invocation, run_at: self.clock.now(), attempts: Vec::new(), redrive_count: 0 };
-            match self.store.keep(queued).await {
-                Ok(()) => running.kept_at_shutdown = true,
+            match self.store.keep(untried(&running, self.now())).await {
+                Ok(()) => running.kept = true,
                 Err(error) => {
                     let id = running.invocation.invocation_id;
                     tracing::error!(invocation = %id, "an event was lost at shutdown: {error}");
@@ -212,4 +249,11 @@ impl Dispatcher {
         self.queue_wake.wake();
         Ok(())
     }
+}
+
+/// The row of an event whose attempt does not count.
+fn untried(running: &Running<'_>, run_at: DateTime<Utc>) -> QueuedInvocation {
+    let mut invocation = running.invocation.clone();
+    invocation.version = running.version.as_ref().map(|version| version.number);
+    QueuedInvocation { invocation, run_at, attempts: Vec::new(), redrive_count: 0 }
 }

@@ -54,9 +54,14 @@ impl Dispatcher {
         let Some(slot) = self.slots.try_nested(&route.slots) else {
             return running.shed(Shed::Overload);
         };
+        let now = self.now();
+        let pass = match route.breaker.enter(now) {
+            Ok(pass) => pass,
+            Err(open) => return running.shed_for(Shed::CircuitOpen, open.wait(now)),
+        };
         running.version = Some(route.version.load_full());
         running.deadline = Some(deadline);
-        match self.attempt(&mut running, slot, None).await {
+        match self.attempt(&mut running, (slot, pass), None).await {
             None => running.cancelled(),
             Some(Ok(response)) => running.ok(response),
             Some(Err(failure)) => running.failed(failure),

@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
-use trigger_core::{Binding, DeadReason, Failure, FailureCode, Progress, Response, Status, StatusState};
+use trigger_core::{Binding, DeadReason, Failure, FailureCode, Progress, Response, Shed, Status, StatusState};
 use uuid::Uuid;
 
 use super::retry::Decision;
@@ -202,7 +202,8 @@ impl Dispatcher {
     async fn next_look(&self) -> Option<DateTime<Utc>> {
         let next = self.store.next_due().await.ok().flatten();
         let token = self.gates.next_token().map(|wait| self.clock.after(wait));
-        [next, token].into_iter().flatten().min()
+        let probe = self.gates.next_probe(self.now());
+        [next, token, probe].into_iter().flatten().min()
     }
 
     /// Runs a claimed row in a task of its own.
@@ -349,12 +350,16 @@ impl Dispatcher {
             let failure = Failure::new(FailureCode::Timeout, message).permanent();
             return self.give_up(row, Some(version), DeadReason::AgeExceeded, failure).await;
         }
+        let pass = match route.breaker.enter(self.now()) {
+            Ok(pass) => pass,
+            Err(_) => return self.leave(row, &route).await,
+        };
         row.running.wait = row.running.invocation.received.elapsed();
         row.running.version = Some(version.clone());
         let (progress, told) = watch::channel(Progress::default());
         let result = tokio::select! {
             biased;
-            result = self.attempt(&mut row.running, slot, Some(progress)) => result,
+            result = self.attempt(&mut row.running, (slot, pass), Some(progress)) => result,
             never = self.keep_progress(claim, told) => match never {},
         };
         row.running.settle_began = Some(Instant::now());
@@ -368,6 +373,14 @@ impl Dispatcher {
     async fn hand_back(&self, row: Row<'_>) {
         self.settle(row.claim, Settle::HandBack).await;
         row.running.cancelled();
+    }
+
+    /// Leaves a row where it is: its function is not tried for a while, and rows of its trigger are not claimed
+    /// meanwhile.
+    async fn leave(&self, row: Row<'_>, route: &Route) {
+        self.gates.of_function(&row.running.invocation.binding, route, self.now());
+        self.settle(row.claim, Settle::HandBack).await;
+        row.running.shed(Shed::CircuitOpen);
     }
 
     async fn complete(&self, mut row: Row<'_>, response: Response) {
@@ -396,6 +409,11 @@ impl Dispatcher {
     }
 
     async fn failed_row(&self, mut row: Row<'_>, version: Arc<Version>, failure: Failure) {
+        if let Some(rest) = row.running.probe.filter(|_| failure.retryable) {
+            // The function does not work yet. That says nothing of the event, which has used up no attempt.
+            self.settle(row.claim, Settle::HandBack).await;
+            return row.running.retry(rest, failure);
+        }
         // A redriven event is given its whole age again.
         let first_try = row.attempts.first().map(|first| first.started_at);
         let received_at = row.running.invocation.received_at;
@@ -492,8 +510,7 @@ impl Dispatcher {
         }
         match self.versions.get(&binding.namespace, &binding.function_name, pinned).await {
             Ok(Some(version)) => {
-                let concurrency = version.definition.concurrency;
-                let route = route.unwrap_or_else(|| Arc::new(Route::detached(version.clone(), concurrency)));
+                let route = route.unwrap_or_else(|| Arc::new(Route::detached(version.clone())));
                 Ok((route, version))
             }
             Ok(None) => Err(NoVersion::Unknown(format!("version {pinned} of the function is gone"))),

@@ -38,8 +38,10 @@ pub(super) struct Running<'a> {
     pub(super) effects: Effects,
     pub(super) detail: Option<Box<crate::executor::Detail>>,
     pub(super) ended: bool,
-    /// Whether a shutdown cut it and it was put in the queue.
-    pub(super) kept_at_shutdown: bool,
+    /// Whether it was put in the queue instead of being run to its end.
+    pub(super) kept: bool,
+    /// Where the attempt probes a function that failed: how long it is until the next one that does.
+    pub(super) probe: Option<Duration>,
     /// A virtual clock stands still meanwhile.
     busy: Busy,
 }
@@ -70,7 +72,8 @@ impl<'a> Running<'a> {
             effects: Effects::default(),
             detail: None,
             ended: false,
-            kept_at_shutdown: false,
+            kept: false,
+            probe: None,
             busy,
         }
     }
@@ -119,8 +122,8 @@ impl<'a> Running<'a> {
 
     /// The same for an end that leaves the event where it came from, if somebody has it there.
     fn outcomes_of_returned(&self) -> &Outcomes {
-        // A row that was handed back is there still; so is what was cut and kept at a shutdown.
-        let returned = self.queued || self.kept_at_shutdown || self.invocation.custody == Custody::Source;
+        // A row that was handed back is there still; so is what was kept instead of being run.
+        let returned = self.queued || self.kept || self.invocation.custody == Custody::Source;
         if returned { &self.counters.returned } else { &self.counters.told }
     }
 
@@ -158,10 +161,15 @@ impl<'a> Running<'a> {
         next
     }
 
-    pub(super) fn shed(mut self, reason: Shed) -> Answer {
+    pub(super) fn shed(self, reason: Shed) -> Answer {
+        self.shed_for(reason, RETRY_AFTER)
+    }
+
+    /// The same where it is known when to come back.
+    pub(super) fn shed_for(mut self, reason: Shed, retry_after: Duration) -> Answer {
         self.outcomes_of_returned().shed(reason, 1);
         self.end(Outcome::Shed(reason), 0, None);
-        Answer::Shed { reason, retry_after: RETRY_AFTER }
+        Answer::Shed { reason, retry_after }
     }
 
     pub(super) fn skipped(mut self, reason: SkipReason) -> Answer {

@@ -21,6 +21,7 @@ use crate::store::sqlite::{SqliteSettings, SqliteStore};
 use crate::store::{DeadLetterPage, Deploy, Redriven, Store};
 use crate::traces::{Outcome, Ring};
 
+mod circuit;
 mod effects;
 mod invoke;
 mod meanwhile;

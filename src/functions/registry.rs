@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::Version;
+use crate::dispatch::breaker::Breaker;
 use crate::dispatch::slots::FunctionSlots;
 
 /// A function's route, and what belongs to the function whichever version serves.
@@ -15,12 +16,17 @@ pub struct Route {
     pub version: ArcSwap<Version>,
     /// What limits the function's attempts.
     pub slots: FunctionSlots,
+    /// Whether it is tried at all.
+    pub breaker: Arc<Breaker>,
 }
 
 impl Route {
     /// The route of a version that is not routed: rows that began on it end on it.
-    pub fn detached(version: Arc<Version>, concurrency: Option<u32>) -> Self {
-        Self { version: ArcSwap::new(version), slots: FunctionSlots::new(concurrency) }
+    pub fn detached(version: Arc<Version>) -> Self {
+        let definition = &version.definition;
+        let slots = FunctionSlots::new(definition.concurrency);
+        let breaker = Arc::new(Breaker::new(definition.circuit_breaker.as_ref()));
+        Self { version: ArcSwap::new(version), slots, breaker }
     }
 }
 
@@ -49,14 +55,14 @@ impl Registry {
         let mut routes = Routes::new();
         for version in versions {
             let (namespace, name) = (version.definition.namespace.clone(), version.definition.name.clone());
-            let concurrency = version.definition.concurrency;
             let route = match self.route(&namespace, &name) {
                 Some(route) => {
-                    route.slots.resize(concurrency);
+                    route.slots.resize(version.definition.concurrency);
+                    route.breaker.set(version.definition.circuit_breaker.as_ref());
                     route.version.store(version);
                     route
                 }
-                None => Arc::new(Route::detached(version, concurrency)),
+                None => Arc::new(Route::detached(version)),
             };
             routes.entry(namespace.into()).or_default().insert(name.into(), route);
         }

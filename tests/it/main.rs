@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod bus;
+mod circuit;
 mod clock;
 mod crashes;
 mod cron;

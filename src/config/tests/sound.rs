@@ -1,7 +1,7 @@
 //! Manifests without mistakes mean what they say.
 
 use super::*;
-use crate::functions::{Allow, Backoff, Budget, Jitter, Retry, Reuse};
+use crate::functions::{Allow, Backoff, Budget, CircuitBreaker, Jitter, Retry, Reuse};
 use crate::secrets::SecretSource;
 use crate::store::KvLimits;
 use serde_json::json;
@@ -182,6 +182,7 @@ const EVERYTHING: &str = r#"
     env_vars = { SIZE = "320", EMPTY = "" }
     allow = { publish = ["orders.*.created", "thumbs.>"], jobs = ["thumbnails", "mail.*"], timers = ["reminders"], sql = ["shop"], kv = ["default", "sessions.*"], secrets = ["API_KEY"], http = ["https://api.example.com"], invoke = ["two", "billing.*"], sockets = ["chat"] }
     concurrency = 7
+    circuit_breaker = { failures = 17, open_seconds = 1.5 }
     max_input_bytes = 8
     max_output_bytes = 9
     max_outbound_bytes = 12
@@ -224,6 +225,7 @@ fn every_field_of_a_definition_can_be_set() {
             sockets: vec!["chat".to_owned()],
         },
         concurrency: Some(7),
+        circuit_breaker: Some(CircuitBreaker { failures: 17, open_seconds: 1.5 }),
         max_input_bytes: 8,
         max_output_bytes: 9,
         max_fuel: Some(1_000_000),

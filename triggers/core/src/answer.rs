@@ -109,6 +109,8 @@ words! {
     Shed {
         /// Every slot is taken and the wait for one is full or was too long.
         Overload = "overload",
+        /// Its function fails again and again, and is left alone for a while.
+        CircuitOpen = "circuit_open",
         /// The engine is draining.
         ShuttingDown = "shutting_down",
         /// The store cannot take the event.
@@ -167,6 +169,7 @@ impl Shed {
     pub fn detail(self) -> &'static str {
         match self {
             Shed::Overload => "every slot of the function is taken and the wait for one is full or was too long",
+            Shed::CircuitOpen => "the function fails again and again, and is not tried for a while",
             Shed::ShuttingDown => "the engine is shutting down",
             Shed::StoreUnavailable => "the engine's store cannot take the event",
             Shed::Backlog => "as many events of the trigger wait as may",
@@ -190,6 +193,7 @@ impl Shed {
             Shed::Forbidden => 403,
             Shed::Backlog | Shed::RateLimited => 429,
             Shed::Overload
+            | Shed::CircuitOpen
             | Shed::ShuttingDown
             | Shed::StoreUnavailable
             | Shed::KeysUnavailable

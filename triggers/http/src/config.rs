@@ -8,6 +8,7 @@ use http::Method;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 use trigger_auth::{Auth, RateLimit};
+use trigger_core::bounds::{self, Invalid};
 use trigger_core::{Problems, Terms};
 
 use crate::conditions::{Conditions, Host};
@@ -68,6 +69,7 @@ pub struct Config {
     /// How long the result of an event that was kept is told to whoever asks again, in seconds, in place of the engine's
     /// `results_keep_days`; 0 keeps none.
     #[serde(default)]
+    #[schemars(range(min = 0, max = 31_622_400))]
     pub result_ttl_seconds: Option<u32>,
     /// The host served: `"api.example.com"`, or `"*.example.com"` for all below one; without it every host. A route
     /// with a host goes before one without, and the longer name first.
@@ -295,6 +297,9 @@ impl Config {
             let message = "what was streamed cannot be tried again";
             problems.add("retry_count", message, "leave it out, or choose mode = \"sync\"");
         }
+        if let Err(Invalid { why, .. }) = bounds::result_ttl(self.result_ttl_seconds) {
+            problems.add("result_ttl_seconds", why, "0 keeps no result");
+        }
         if let Err(mistake) = self.host() {
             problems.add("host", mistake.message, mistake.help);
         }
@@ -459,6 +464,15 @@ mod tests {
         assert_eq!((&body["minimum"], &body["maximum"]), (&1.into(), &MAX_STREAM_BYTES.into()));
         assert_eq!(body["default"], 1 << 20);
         assert!(schema["properties"]["method"]["description"].as_str().unwrap().contains("HEAD"));
+    }
+
+    #[test]
+    fn a_result_is_kept_for_a_year_at_most() {
+        let kept = config(serde_json::json!({ "path": "/x", "result_ttl_seconds": u32::MAX }));
+        assert_eq!(
+            problems(&kept),
+            ["result_ttl_seconds: 4294967295 is too long, the limit is 31622400 (366 days); 0 keeps no result"]
+        );
     }
 
     #[test]
