@@ -12,6 +12,7 @@ mod examples;
 mod filters;
 mod guests;
 mod hosts;
+mod hot_swap;
 mod invoke;
 mod jobs;
 mod languages;
