@@ -46,8 +46,8 @@ use trigger_core::{
 };
 use uuid::Uuid;
 
+use crate::demands::Demands;
 use crate::executor::{Attempt, Executor};
-use crate::filter::Filter;
 use crate::functions::{Registry, Route, Version, Versions};
 use crate::store::{self, QueueRow, Store};
 use crate::traces::Ring;
@@ -106,7 +106,7 @@ pub struct Dispatcher {
     ledger: Arc<Ledger>,
     targets: Targets,
     /// What triggers ask of their events, where they ask anything.
-    filters: ArcSwap<HashMap<Binding, Arc<Filter>>>,
+    demands: ArcSwap<HashMap<Binding, Arc<Demands>>>,
     gates: gates::Gates,
     waiters: waiters::Waiters,
     held: queue::Held,
@@ -165,7 +165,7 @@ impl Dispatcher {
             ring: parts.ring,
             ledger: Arc::default(),
             targets: Targets::default(),
-            filters: ArcSwap::default(),
+            demands: ArcSwap::default(),
             gates: gates::Gates::default(),
             waiters: waiters::Waiters::default(),
             held: queue::Held::default(),
@@ -219,9 +219,9 @@ impl Dispatcher {
         self.cut.cancel();
     }
 
-    /// Has events of these triggers run only where their filter matches, and all events of others.
-    pub fn filter(&self, filters: HashMap<Binding, Arc<Filter>>) {
-        self.filters.store(Arc::new(filters));
+    /// Has events of these triggers run only where they are what their trigger asks for, and all events of others.
+    pub fn demand(&self, demands: HashMap<Binding, Arc<Demands>>) {
+        self.demands.store(Arc::new(demands));
         self.routes_changed();
     }
 
@@ -265,11 +265,17 @@ impl Dispatcher {
         self.outbox_wake.wake();
     }
 
+    /// What a trigger asks of its events.
+    fn demands_of(&self, binding: &Binding) -> Option<Arc<Demands>> {
+        let demands = self.demands.load();
+        if demands.is_empty() { None } else { demands.get(binding).cloned() }
+    }
+
     fn target(&self, binding: &Arc<Binding>) -> Target {
         self.targets.get(binding, || Target {
             route: self.registry.route(&binding.namespace, &binding.function_name),
             counters: self.ledger.counters(binding),
-            filter: self.filters.load().get(&**binding).cloned(),
+            demands: self.demands_of(binding),
         })
     }
 

@@ -15,15 +15,15 @@ use crate::advance::Advance;
 use crate::config::{self, Document, EngineConfig, FunctionConfig, Manifest, Report, StoreConfig};
 use crate::credentials::Known;
 use crate::databases::Databases;
+use crate::demands::Demands;
 use crate::dispatch::{self, Dispatcher, slots};
 use crate::egress::{Egress, SystemResolver};
 use crate::executor::{
     Abi, Executor, ExecutorConfig, Functions, KeyValues, Machine, ModuleError, ModuleSource, Services, WasmExecutor,
 };
-use crate::filter::Filter;
 use crate::functions::{Digest, Registry, Version, Versions};
 use crate::housekeeping::{self, Housekeeping};
-use crate::kinds::{FILTER, Kinds};
+use crate::kinds::Kinds;
 use crate::relay::Relay;
 use crate::secrets::Secrets;
 use crate::store::postgres::{PostgresSettings, PostgresStore};
@@ -339,7 +339,7 @@ impl Engine {
         }
         self.secrets.reload();
         self.registry.replace(versions);
-        self.dispatcher.filter(filters(&triggers));
+        self.dispatcher.demand(demands(&triggers));
         self.supervisor.replace(bound).await;
         *self.modules.lock() = functions.iter().map(|function| function.module.clone()).collect();
         Ok(Applied { functions: deployed })
@@ -411,10 +411,9 @@ impl Engine {
     }
 }
 
-/// What the triggers ask of their events, where they ask anything. One that cannot be read was refused before.
-fn filters(triggers: &[TriggerRow]) -> HashMap<Binding, Arc<Filter>> {
-    let read = |row: &TriggerRow| Filter::read(row.config.get(FILTER)?).ok();
-    triggers.iter().filter_map(|row| Some((row.binding.clone(), Arc::new(read(row)?)))).collect()
+/// What the triggers ask of their events, where they ask anything.
+fn demands(triggers: &[TriggerRow]) -> HashMap<Binding, Arc<Demands>> {
+    triggers.iter().filter_map(|row| Some((row.binding.clone(), Arc::new(Demands::of(&row.config)?)))).collect()
 }
 
 /// Reads and inspects every module; all that cannot be used are told at once, each at its place in the manifest.

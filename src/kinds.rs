@@ -16,10 +16,13 @@ use trigger_core::{
 use crate::store::TriggerRow;
 
 /// Keys of every trigger's section, whatever its kind: a kind's own keys must not be called so.
-pub const COMMON_KEYS: [&str; 3] = ["type", "name", FILTER];
+pub const COMMON_KEYS: [&str; 4] = ["type", "name", FILTER, PAYLOAD_SCHEMA];
 
 /// What a trigger asks of its events. It stays in the section, of which the kind reads the rest.
 pub const FILTER: &str = "filter";
+
+/// What the payloads of a trigger's events must be, whatever its kind.
+pub const PAYLOAD_SCHEMA: &str = "payload_schema";
 
 /// The trigger kinds of this build.
 #[derive(Default)]
@@ -98,10 +101,10 @@ impl Kinds {
     /// Reads a section of that kind; the error says what its type does not take.
     pub fn read(&self, kind: Kind, config: &Value) -> Result<Section, String> {
         let known = self.get(kind).ok_or_else(|| not_in_this_build(kind))?;
-        match config.as_object().filter(|section| section.contains_key(FILTER)) {
+        match config.as_object().filter(|section| COMMON_KEYS.iter().any(|key| section.contains_key(*key))) {
             None => known.read(config),
             Some(section) => {
-                let own = section.iter().filter(|(key, _)| *key != FILTER);
+                let own = section.iter().filter(|(key, _)| !COMMON_KEYS.contains(&key.as_str()));
                 known.read(&own.map(|(key, value)| (key.clone(), value.clone())).collect())
             }
         }

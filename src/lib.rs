@@ -17,11 +17,13 @@ pub mod local;
 pub mod egress;
 pub mod filter;
 pub mod functions;
+pub mod payload_schema;
 pub mod secrets;
 
 pub mod credentials;
 pub mod tokens;
 
+pub mod demands;
 pub mod dispatch;
 pub mod executor;
 pub mod relay;

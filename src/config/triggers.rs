@@ -2,6 +2,8 @@
 //! other. What is in them is their kind's business.
 
 use std::collections::HashMap;
+use std::io::Read as _;
+use std::path::Path;
 
 use serde_json::{Map, Value, json};
 use trigger_core::{Binding, Kind, Problems, Step};
@@ -9,7 +11,8 @@ use trigger_core::{Binding, Kind, Problems, Step};
 use super::validate::{At, Found, Validator, below};
 use super::{Document, EngineConfig, hosts, names, words};
 use crate::filter::Filter;
-use crate::kinds::{FILTER, Kinds, Section, not_in_this_build};
+use crate::kinds::{FILTER, Kinds, PAYLOAD_SCHEMA, Section, not_in_this_build};
+use crate::payload_schema::{self, PayloadSchema};
 use crate::store::TriggerRow;
 
 /// The most triggers of one manifest: each is compared with every other one of its kind.
@@ -71,6 +74,9 @@ fn common_keys(kind: Kind) -> Map<String, Value> {
     let description = "What an event must match to be run, as a pattern over its `subject`, `content_type`, `headers`, \
                        `attributes` and `payload`: `{ payload = { status = [\"paid\"] } }`. Others are skipped (`filtered`).";
     keys.insert(FILTER.to_owned(), json!({ "type": "object", "description": description }));
+    let description = "What the payload of an event must be: a JSON Schema, as a table or as the name of a file. Callers are \
+                       told of another one (422, `bad_input`), from other sources it becomes a dead letter.";
+    keys.insert(PAYLOAD_SCHEMA.to_owned(), json!({ "type": ["string", "object"], "description": description }));
     keys
 }
 
@@ -144,6 +150,7 @@ impl<'a> Triggers<'a> {
                 let steps = [FILTER].into_iter().chain(mistake.path.iter().map(String::as_str)).map(Step::from);
                 found.value(below(&path, steps), mistake.message.clone(), mistake.help.clone());
             }
+            self.read_schema(&mut section, &path, found);
             let binding = Binding {
                 namespace: self.engine.namespace.as_str().into(),
                 function_name: function.into(),
@@ -155,10 +162,12 @@ impl<'a> Triggers<'a> {
             }
             let read = self.kinds.read(kind, &section);
             let row = TriggerRow { binding, config: section };
-            if matches!(filter, Some(Ok(filter)) if filter.asks_for_payload()) && self.kinds.streams(&row) {
+            let filtered = matches!(filter, Some(Ok(filter)) if filter.asks_for_payload());
+            let asks = [(FILTER, filtered), (PAYLOAD_SCHEMA, row.config.get(PAYLOAD_SCHEMA).is_some())];
+            for (key, _) in asks.into_iter().filter(|(_, asks)| *asks && self.kinds.streams(&row)) {
                 let message = "the trigger's bodies stream: nothing of them is there to be asked for";
                 let help = "ask for headers, attributes or the subject, or choose another mode";
-                found.value(below(&path, [FILTER.into()]), message, help);
+                found.value(below(&path, [key.into()]), message, help);
             }
             rows.push(row);
             match read {
@@ -174,6 +183,21 @@ impl<'a> Triggers<'a> {
             }
         }
         rows
+    }
+
+    /// Puts a schema in the place of the name of the file that holds it, so that what runs is what was read, and
+    /// compiles it.
+    fn read_schema(&self, section: &mut Value, path: &[Step], found: &mut Found) {
+        let Some(schema) = section.get_mut(PAYLOAD_SCHEMA) else { return };
+        let read = match schema.as_str() {
+            Some(file) => read_json(&self.document.directory.join(file)).map(|read| *schema = read),
+            None => Ok(()),
+        };
+        let read = read.and_then(|()| PayloadSchema::read(schema).map(drop));
+        if let Err(why) = read {
+            let help = "write a JSON Schema, or the name of a file that holds one, relative to the manifest";
+            found.value(below(path, [PAYLOAD_SCHEMA.into()]), why, help);
+        }
     }
 
     /// The kind of a section, if this build has it.
@@ -255,4 +279,16 @@ impl<'a> Triggers<'a> {
             }
         }
     }
+}
+
+/// A file of JSON, no larger than a schema may be.
+fn read_json(path: &Path) -> Result<Value, String> {
+    let cannot = |error: &dyn std::fmt::Display| format!("{} cannot be read: {error}", path.display());
+    let file = std::fs::File::open(path).map_err(|error| cannot(&error))?;
+    let mut text = Vec::new();
+    file.take(payload_schema::MAX_BYTES as u64 + 1).read_to_end(&mut text).map_err(|error| cannot(&error))?;
+    if text.len() > payload_schema::MAX_BYTES {
+        return Err(format!("{} has more than {} bytes", path.display(), payload_schema::MAX_BYTES));
+    }
+    serde_json::from_slice(&text).map_err(|error| cannot(&error))
 }

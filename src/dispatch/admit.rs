@@ -6,7 +6,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use tokio::sync::OwnedSemaphorePermit;
 use trigger_core::{
-    Accepted, Binding, Cancelled, Fingerprint, InvocationContext, Refused, Shed, SkipReason, Status, StatusState,
+    Accepted, Binding, Cancelled, Fingerprint, InvocationContext, Kind, Refused, Shed, SkipReason, Status, StatusState,
 };
 use uuid::Uuid;
 
@@ -99,7 +99,7 @@ impl Dispatcher {
     fn admissible(&self, invocation: &InvocationContext) -> Result<Admissible, Refused> {
         let target = self.target(&invocation.binding);
         let counters = target.counters;
-        if target.filter.is_some_and(|filter| !filter.matches(invocation)) {
+        if target.demands.as_ref().is_some_and(|demands| !demands.matches(invocation)) {
             return Ok(Admissible::Skipped(counters, SkipReason::Filtered));
         }
         counters.accepted();
@@ -120,6 +120,13 @@ impl Dispatcher {
         if invocation.payload.len() as u64 > definition.max_input_bytes {
             let (size, limit) = (invocation.payload.len(), definition.max_input_bytes);
             return Err(refuse(Shed::TooLarge, format!("the payload has {size} bytes, the limit is {limit}").into()));
+        }
+        // Who asks is told. What nobody waits to be told of is kept all the same, and becomes a dead letter.
+        let asks = matches!(invocation.binding.trigger_type, Kind::Http | Kind::Job | Kind::Timer);
+        if let Some(demands) = target.demands.filter(|_| asks)
+            && let Err(failure) = demands.judge(invocation)
+        {
+            return Err(refuse(Shed::BadInput, failure.message.into()));
         }
         let gate = self.gates.of_function(&invocation.binding, &route, self.now());
         Ok(Admissible::Queued(counters, gate.max_backlog))

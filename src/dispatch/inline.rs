@@ -23,13 +23,17 @@ impl Dispatcher {
         let Some(route) = target.route else {
             return running.skipped(SkipReason::Disabled);
         };
-        if let Some(filter) = &target.filter
-            && !filter.matches(&running.invocation)
-        {
-            return running.skipped(SkipReason::Filtered);
+        if let Some(demands) = &target.demands {
+            if !demands.matches(&running.invocation) {
+                return running.skipped(SkipReason::Filtered);
+            }
+            if let Err(failure) = demands.judge(&running.invocation) {
+                return Box::pin(self.refuse(running, DeadReason::Permanent, failure)).await;
+            }
         }
         if running.invocation.depth > self.settings.max_depth {
-            return Box::pin(self.refuse_depth(running)).await;
+            let failure = self.too_deep(&running.invocation);
+            return Box::pin(self.refuse(running, DeadReason::DepthExceeded, failure)).await;
         }
         let slot = match self.slots.try_acquire(&route.slots) {
             Some(slot) => slot,
@@ -229,13 +233,12 @@ impl Dispatcher {
         Failure::new(FailureCode::Denied, message).permanent()
     }
 
-    async fn refuse_depth(&self, running: Running<'_>) -> Answer {
-        let failure = self.too_deep(&running.invocation);
+    /// Gives an event up without an attempt.
+    async fn refuse(&self, running: Running<'_>, reason: DeadReason, failure: Failure) -> Answer {
         if running.invocation.custody == Custody::Caller {
             // It is told. A dead letter would let any caller fill the store with a header.
             return running.failed(failure);
         }
-        let reason = DeadReason::DepthExceeded;
         let dead = self.dead_letter(running.invocation.clone(), None, Vec::new(), reason, &failure, 0);
         match self.bury(dead, running.invocation.custody).await {
             Ok(()) => running.dead(reason, failure),

@@ -339,6 +339,11 @@ impl Dispatcher {
             let failure = self.too_deep(&row.running.invocation);
             return self.give_up(row, Some(version), DeadReason::DepthExceeded, failure).await;
         }
+        if let Some(Err(failure)) =
+            self.demands_of(&row.running.invocation.binding).map(|demands| demands.judge(&row.running.invocation))
+        {
+            return self.give_up(row, Some(version), DeadReason::Permanent, failure).await;
+        }
         // A row waits for its slot as long as it takes: it is kept, and its claim is renewed.
         let Some(slot) = self.slots.acquire_patiently(&route.slots, &self.draining).await else {
             return self.hand_back(row).await;

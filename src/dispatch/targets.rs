@@ -7,7 +7,7 @@ use parking_lot::RwLock;
 use trigger_core::Binding;
 
 use super::ledger::Counters;
-use crate::filter::Filter;
+use crate::demands::Demands;
 use crate::functions::Route;
 
 /// Where events of one binding go.
@@ -17,8 +17,8 @@ pub(super) struct Target {
     pub(super) route: Option<Arc<Route>>,
     /// The counts of the trigger.
     pub(super) counters: Arc<Counters>,
-    /// What its events must match, where not all are run.
-    pub(super) filter: Option<Arc<Filter>>,
+    /// What its events must be, where not all are run.
+    pub(super) demands: Option<Arc<Demands>>,
 }
 
 /// The bindings of live triggers. A trigger's events share one binding, so its address is the quickest key there is;

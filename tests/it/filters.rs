@@ -88,3 +88,88 @@ async fn a_filter_that_cannot_be_read_is_refused_where_it_is() {
         assert!(said.contains(part), "{part}: {said}");
     }
 }
+
+const ORDERS: &str = r#"
+[functions.order]
+module = "echo.wasm"
+retry_count = 3
+dlq_topic = "dead.order"
+triggers = [
+    { type = "http", method = "POST", path = "/orders", payload_schema = "order.schema.json" },
+    { name = "later", type = "http", method = "POST", path = "/later", mode = "async", payload_schema = "order.schema.json" },
+    { type = "pubsub", subject = "orders", payload_schema = { type = "object", required = ["id"] } },
+    { name = "kept", type = "pubsub", subject = "kept", durable = true, payload_schema = { required = ["id"], type = "object" } },
+    { type = "job", queue = "orders", payload_schema = { type = "object" } },
+]
+"#;
+
+const SCHEMA: &str = r#"{ "type": "object", "required": ["id"], "properties": { "amount": { "minimum": 1 } } }"#;
+
+#[tokio::test]
+async fn a_payload_that_is_not_what_its_schema_asks_for_reaches_no_guest_and_is_not_lost() {
+    let project = Project::new("", ORDERS);
+    project.guest("echo.component.wasm", "echo.wasm");
+    std::fs::write(project.path("order.schema.json"), SCHEMA).unwrap();
+    let engine = project.serve().await;
+    assert_eq!(project.post("/orders", r#"{"id": 1, "amount": 2}"#).await.status, StatusCode::OK);
+    for path in ["/orders", "/later"] {
+        let refused = project.post(path, r#"{"id": 1, "amount": 0}"#).await;
+        assert_eq!((refused.status, &refused.json()["code"]), (StatusCode::UNPROCESSABLE_ENTITY, &"bad_input".into()));
+        let detail = refused.json()["detail"].as_str().unwrap().to_owned();
+        assert!(detail.ends_with("asks for at /amount: 0 is less than the minimum of 1"), "{detail}");
+        assert_eq!(refused.json()["retryable"], false);
+    }
+    let job = project.run(&["jobs", "enqueue", "orders", "[]"]);
+    assert!(
+        !job.status.success() && String::from_utf8_lossy(&job.stderr).contains("not of type \"object\""),
+        "{job:?}"
+    );
+
+    // Nobody waits to be told of a message, so it is kept.
+    for subject in ["orders", "kept"] {
+        project.json(&["publish", subject, "{}"]);
+        project.json(&["publish", subject, r#"{"id": 1}"#]);
+    }
+    let ended = async |outcome: &str| project.metric("tripline_invocations_total", &["pubsub", outcome]).await;
+    eventually("the messages to end", async || ended("\"ok\"").await == 2 && ended("permanent").await == 2).await;
+    let dead = project.admin("/api/v1/dead-letters").await;
+    let id = dead["items"][0]["invocation_id"].as_str().unwrap();
+    let shown = project.admin(&format!("/api/v1/dead-letters/{id}")).await;
+    assert_eq!(
+        (&shown["data"]["reason"], &shown["data"]["failure"]["code"]),
+        (&"permanent".into(), &"bad_input".into())
+    );
+    assert_eq!((&shown["data"]["payload"], &shown["data"]["attempts"]), (&"{}".into(), &serde_json::json!([])));
+    let attempts = project.attempts("order").await;
+    assert_eq!(attempts.iter().filter(|(_, outcome)| outcome == "ok").count(), 3, "{attempts:?}");
+
+    // What runs is what was read, until the manifest is read again.
+    std::fs::write(project.path("order.schema.json"), r#"{ "required": ["name"] }"#).unwrap();
+    assert_eq!(project.post("/orders", r#"{"id": 1}"#).await.status, StatusCode::OK);
+    project.json(&["reload"]);
+    assert_eq!(project.post("/orders", r#"{"id": 1}"#).await.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(project.metric("tripline_ledger_drift", &[]).await, 0);
+    assert!(engine.stop().await.success());
+}
+
+#[test]
+fn a_schema_that_cannot_be_used_is_told_when_the_manifest_is_read() {
+    let project = Project::new("", "");
+    project.guest("hello-http.wasm", "echo.wasm");
+    std::fs::write(project.path("bad.json"), "{").unwrap();
+    for (keys, told) in [
+        (r#"payload_schema = { type = "objekt" }"#, "objekt"),
+        (r#"payload_schema = "gone.json""#, "gone.json cannot be read"),
+        (r#"payload_schema = "bad.json""#, "bad.json cannot be read: EOF"),
+        (r#"payload_schema = { "$ref" = "https://example.com/x" }"#, "https://example.com/x"),
+        (r#"payload_schema = 7"#, "expected"),
+        (r#"mode = "stream", payload_schema = { type = "object" }"#, "bodies stream"),
+    ] {
+        let trigger =
+            format!("[functions.f]\nmodule = \"echo.wasm\"\ntriggers = [{{ type = \"http\", path = \"/f\", {keys} }}]");
+        project.manifest("", &trigger);
+        let output = project.run(&["check"]);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && stderr.contains(told), "{keys}: {stderr}");
+    }
+}

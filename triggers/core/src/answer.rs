@@ -51,6 +51,8 @@ words! {
         GuestError = "guest_error",
         /// What the guest returned is over its limit or not what its interface promises.
         BadOutput = "bad_output",
+        /// The payload is not what the trigger's schema asks for.
+        BadInput = "bad_input",
         /// The payload is over what the definition hands to the guest.
         InputTooLarge = "input_too_large",
         /// The module imports something that is not offered.
@@ -117,6 +119,8 @@ words! {
         StoreUnavailable = "store_unavailable",
         /// As many events of its trigger wait as may.
         Backlog = "backlog",
+        /// The payload is not what the trigger's schema asks for.
+        BadInput = "bad_input",
         /// The event is larger than the engine takes.
         TooLarge = "too_large",
         /// The caller did not prove who it is.
@@ -173,6 +177,7 @@ impl Shed {
             Shed::ShuttingDown => "the engine is shutting down",
             Shed::StoreUnavailable => "the engine's store cannot take the event",
             Shed::Backlog => "as many events of the trigger wait as may",
+            Shed::BadInput => "the payload is not what the trigger's schema asks for",
             Shed::TooLarge => "the event is larger than the engine takes",
             Shed::Unauthenticated => "the caller did not prove who it is",
             Shed::KeysUnavailable => "the keys that callers' tokens are signed with cannot be had now",
@@ -189,6 +194,7 @@ impl Shed {
         match self {
             Shed::Malformed => 400,
             Shed::TooLarge => 413,
+            Shed::BadInput => 422,
             Shed::Unauthenticated => 401,
             Shed::Forbidden => 403,
             Shed::Backlog | Shed::RateLimited => 429,
@@ -227,8 +233,8 @@ impl Failure {
     /// A failure whose fate follows from its code: `guest_error`, `timeout`, `memory`, `trap`, `fuel` and
     /// `host_error` may go better next time, the others cannot.
     pub fn new(code: FailureCode, message: impl Into<Cow<'static, str>>) -> Self {
-        use FailureCode::{BadOutput, Denied, ImportDenied, InputTooLarge};
-        let retryable = !matches!(code, ImportDenied | Denied | BadOutput | InputTooLarge);
+        use FailureCode::{BadInput, BadOutput, Denied, ImportDenied, InputTooLarge};
+        let retryable = !matches!(code, ImportDenied | Denied | BadInput | BadOutput | InputTooLarge);
         Self { code, message: message.into(), retryable, retry_after: None }
     }
 

@@ -97,6 +97,7 @@ fn failed(failure: Failure) -> Problem {
         FailureCode::Timeout => StatusCode::GATEWAY_TIMEOUT,
         FailureCode::HostError | FailureCode::Cancelled => StatusCode::SERVICE_UNAVAILABLE,
         FailureCode::InputTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        FailureCode::BadInput => StatusCode::UNPROCESSABLE_ENTITY,
         FailureCode::GuestError
         | FailureCode::Memory
         | FailureCode::Fuel

@@ -142,6 +142,7 @@ fn failed(failure: Failure) -> Problem {
         FailureCode::Timeout => 504,
         FailureCode::HostError | FailureCode::Cancelled => 503,
         FailureCode::InputTooLarge => 413,
+        FailureCode::BadInput => 422,
         FailureCode::GuestError
         | FailureCode::Memory
         | FailureCode::Fuel
