@@ -142,3 +142,69 @@ async fn jetstream_messages_survive_kill_9_of_the_engine() {
     assert_eq!(shown["data"]["position"]["stream"], "WORK");
     assert_eq!(shown["data"]["position"]["sequence"], "301");
 }
+
+#[tokio::test]
+async fn a_stream_that_is_kept_has_an_order_by_key_and_a_key_that_fails_is_held_up_alone() {
+    let server = Server::own(true);
+    let js = async_nats::jetstream::new(async_nats::connect(server.url()).await.unwrap());
+    let config = async_nats::jetstream::stream::Config {
+        name: "WORK".into(),
+        subjects: vec!["work.>".into()],
+        ..Default::default()
+    };
+    let stream = js.create_stream(config).await.unwrap();
+    let functions = FUNCTIONS
+        .replace(
+            "subject = \"steer.>\"",
+            "stream = \"WORK\"\nconsumer = \"steer\"\ndurable = true\nordering_key = { subject_token = 2 }\n\
+             dedup_key = { header = \"Order-Id\" }",
+        )
+        .replace("retry_delay_seconds = 0.05", "retry_delay_seconds = 1");
+    let project = project(server.url(), &functions);
+    let engine = project.serve().await;
+    let put = async |subject: &str, id: &str, payload: String| {
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert("Order-Id", id);
+        js.publish_with_headers(subject.to_owned(), headers, payload.into()).await.unwrap().await.unwrap();
+    };
+    put("work.poison", "p", "f".to_owned()).await;
+    for number in 0..20 {
+        put("work.poison", &format!("p{number}"), format!("poison {number}")).await;
+        for key in ["a", "b"] {
+            // Each is sent twice: the second one is the first.
+            put(&format!("work.{key}"), &format!("{key}{number}"), format!("{key} {number}")).await;
+            put(&format!("work.{key}"), &format!("{key}{number}"), format!("{key} {number} again")).await;
+        }
+    }
+    eventually("the other keys to be done while one is held up", async || {
+        project.metric("tripline_invocations_total", &["pubsub", "outcome=\"ok\""]).await >= 40
+    })
+    .await;
+    engine.kill();
+    let _engine = project.serve().await;
+    eventually("everything to be done", async || {
+        project.metric("tripline_ledger_drift", &[]).await == 0
+            && project.metric("tripline_queue_depth", &[]).await == 0
+            && project.metric("tripline_dead_letters", &[]).await == 1
+    })
+    .await;
+    // Each message ran once, and its duplicate did not: the ledger remembers what ran before the crash, too.
+    let ledger = &project.json(&["ledger"])["items"][0];
+    let ended = ledger["ended"].as_array().unwrap();
+    let ok = ended.iter().find(|end| end["outcome"] == "ok").unwrap();
+    assert_eq!(ok["count"], 60, "{ledger}");
+    let traces = project.admin("/api/v1/traces?function=steer&limit=1000").await;
+    let mut ran: Vec<(String, String)> = traces["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|trace| trace["outcome"] == "ok")
+        .map(|trace| (trace["started_at"].as_str().unwrap().to_owned(), trace["subject"].as_str().unwrap().to_owned()))
+        .collect();
+    ran.sort();
+    let died = traces["items"].as_array().unwrap().iter().find(|trace| trace["outcome"] == "dead").unwrap();
+    let first_behind = ran.iter().find(|(_, subject)| subject == "work.poison").unwrap();
+    assert!(*first_behind.0 >= *died["started_at"].as_str().unwrap(), "its key waited for it, over its retries");
+    let info = stream.get_consumer::<async_nats::jetstream::consumer::pull::Config>("steer").await.unwrap();
+    assert_eq!((info.cached_info().num_pending, info.cached_info().num_ack_pending), (0, 0));
+}

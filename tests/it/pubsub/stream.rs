@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use trigger_core::testing::FakeDispatch;
-use trigger_core::{Answer, DeadReason, Failure, FailureCode, Response, Shed};
+use trigger_core::{Answer, Custody, DeadReason, Failure, FailureCode, Refused, Response, Shed, UniqueScope};
 
 use super::{all_settled, client, consumer, put, run, steer, work};
 use crate::support::nats::Server;
@@ -286,4 +286,82 @@ async fn a_subject_can_be_a_filter_on_a_stream() {
     all_settled(&stream).await;
     let subjects: Vec<Box<str>> = trigger.seen().iter().map(|event| event.subject.clone()).collect();
     assert_eq!(subjects, ["work.a.wanted".into(), Box::<str>::from("work.b.wanted")]);
+}
+
+#[tokio::test]
+async fn a_new_consumer_begins_where_it_is_told_to() {
+    let server = Server::own(true);
+    let (js, stream) = work(&server).await;
+    for number in 1..=5 {
+        put(&js, number.to_string()).await;
+    }
+    let third = stream.get_raw_message(3).await.unwrap().time.to_rfc3339();
+    for (consumer, start) in
+        [("by-sequence", json!({ "start_sequence": 3 })), ("by-time", json!({ "start_time": third }))]
+    {
+        let mut section = json!({ "stream": "WORK", "consumer": consumer });
+        section.as_object_mut().unwrap().extend(start.as_object().unwrap().clone());
+        let trigger = run(&server, section, FakeDispatch::echo()).await;
+        eventually("the last three", async || trigger.seen().len() == 3).await;
+        let mut payloads: Vec<_> = trigger.seen().iter().map(|event| event.payload.clone()).collect();
+        payloads.sort();
+        assert_eq!(payloads, ["3", "4", "5"], "{consumer}");
+        trigger.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_confirmed_acknowledgement_asks_the_stream_for_its_word() {
+    let server = Server::own(true);
+    let (js, stream) = work(&server).await;
+    let mut told = client(&server).await.subscribe("$JS.ACK.>").await.unwrap();
+    for double_ack in [false, true] {
+        let mut section = steer();
+        section["double_ack"] = json!(double_ack);
+        let trigger = run(&server, section, FakeDispatch::echo()).await;
+        put(&js, "x").await;
+        let acknowledged = within("the acknowledgement", told.next()).await.unwrap();
+        assert_eq!((&acknowledged.payload[..], acknowledged.reply.is_some()), (&b"+ACK"[..], double_ack));
+        all_settled(&stream).await;
+        trigger.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_is_kept_is_acknowledged_once_it_is_and_not_before() {
+    let server = Server::own(true);
+    let (js, stream) = work(&server).await;
+    let dispatch = FakeDispatch::echo();
+    let away =
+        Refused { reason: Shed::StoreUnavailable, message: "away".into(), retry_after: Duration::from_millis(200) };
+    *dispatch.refuse.lock().unwrap() = Some(away);
+    let mut section = steer();
+    section.as_object_mut().unwrap().extend(
+        json!({ "durable": true, "ordering_key": { "header": "Order" }, "dedup_key": { "pointer": "/id" },
+                "dedup_window_seconds": 60, "max_backlog": 7 })
+        .as_object()
+        .unwrap()
+        .clone(),
+    );
+    let trigger = run(&server, section, dispatch.clone()).await;
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("Order", "seven");
+    js.publish_with_headers("work.item", headers, r#"{"id": 5}"#.into()).await.unwrap().await.unwrap();
+    eventually("a second delivery", async || {
+        consumer(&stream).await.is_some_and(|info| info.num_redelivered == 1 && info.num_ack_pending == 1)
+    })
+    .await;
+    *dispatch.refuse.lock().unwrap() = None;
+    all_settled(&stream).await;
+    let event = dispatch.accepted().remove(0);
+    let terms = event.terms.as_ref().unwrap();
+    let unique = terms.unique.as_ref().unwrap();
+    assert_eq!(&*terms.ordering.as_ref().unwrap().key, "seven");
+    assert_eq!((&*unique.key, unique.scope), ("5", UniqueScope::Period(60)));
+    assert_eq!((event.custody, event.attempt), (Custody::Engine, 1), "its attempts are the store's to count");
+    let (stream_name, rest) = event.idempotency_key.as_deref().unwrap().split_once(":1:").unwrap();
+    assert_eq!((stream_name, event.attribute("timestamp").is_some()), ("WORK", rest.parse::<i64>().is_ok()));
+    assert_eq!(dispatch.gates()[0].1.max_backlog, Some(7));
+    assert!(trigger.seen().is_empty());
+    trigger.stop().await;
 }

@@ -20,6 +20,7 @@ mod headers;
 mod invocation;
 mod jobs;
 mod network;
+mod pick;
 mod problems;
 mod sockets;
 pub mod subject;
@@ -41,6 +42,7 @@ pub use headers::Headers;
 pub use invocation::{Attribute, Binding, Custody, InvocationContext, Kind};
 pub use jobs::{EnqueueError, Jobs, NewJob};
 pub use network::{Network, NotANetwork};
+pub use pick::Pick;
 pub use problems::{Problem, Problems, Step, display_path};
 pub use sockets::{
     MAX_ATTACHMENT, MAX_CLOSE_REASON, MAX_SOCKET_NAME, MEMBERS_PAGE, Recipients, SocketCommand, SocketEffect,

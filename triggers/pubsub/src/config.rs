@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use trigger_core::{Problems, subject};
+use trigger_core::{InvocationContext, Ordering, Pick, Problems, Unique, UniqueConflict, UniqueScope, bounds, subject};
 
 /// Why a stream is refused on the bus in process.
 pub(crate) const NEEDS_NATS: &str = "a stream needs bus = \"nats://…\" in [engine]";
@@ -19,6 +20,13 @@ const MAX_BATCH: u32 = 10_000;
 const DEFAULT_ACK_WAIT: f64 = 30.0;
 const MIN_ACK_WAIT: f64 = 0.5;
 const MAX_ACK_WAIT: f64 = 86_400.0;
+
+/// How many messages of a stream wait in the store unless told otherwise.
+const DEFAULT_BACKLOG: u32 = 10_000;
+const MAX_BACKLOG: u32 = 1_000_000_000;
+
+/// A day, in seconds.
+const DEFAULT_DEDUP_WINDOW: u32 = 86_400;
 
 /// The longest name of a stream, a consumer or a queue group, in bytes.
 const MAX_NAME_BYTES: usize = 255;
@@ -37,8 +45,9 @@ pub struct Config {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue_group: Option<String>,
     /// Whether a message is committed to the engine's store before it counts as taken, and run from there: it then
-    /// survives a crash. A requester gets a receipt instead of the function's output. Not for streams, which keep
-    /// their messages themselves.
+    /// survives a crash. A requester gets a receipt instead of the function's output. A stream keeps its messages
+    /// itself; with `durable` it is told that a message is done once that is committed, and retries are rows of the
+    /// store: for order by key, and for keys that are remembered longer than the stream does.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub durable: bool,
     /// Whether the function's output is published to the reply subject of a message that has one (default). Set it to
@@ -73,6 +82,34 @@ pub struct Config {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.5, max = 86400.0))]
     pub ack_wait_seconds: Option<f64>,
+    /// The events that must not overtake each other, over all their retries: those with the same key. The others are not
+    /// held up. Needs `durable = true`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ordering_key: Option<Pick>,
+    /// What an event is known by when it comes again: a second one with the key of an earlier one is that one. Needs
+    /// `durable = true`. Without it, `Nats-Msg-Id` is such a key for seven days.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dedup_key: Option<Pick>,
+    /// For how long a `dedup_key` is remembered, in seconds, 1 to 31622400. Default 86400, a day.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 31622400))]
+    pub dedup_window_seconds: Option<u32>,
+    /// With `stream` and `durable`: how many messages wait in the store at most; more stay in the stream. Default 10000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000000000))]
+    pub max_backlog: Option<u32>,
+    /// Whether the stream is asked to confirm each acknowledgement. One that is lost with a connection is sent again
+    /// then, instead of costing another run; it takes a round trip more for each message. Default false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub double_ack: bool,
+    /// The sequence in the stream with which a new consumer begins, in place of `deliver_policy`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub start_sequence: Option<u64>,
+    /// A new consumer begins with the first message from this moment on (`2027-01-01T00:00:00Z`), in place of
+    /// `deliver_policy`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_time: Option<String>,
     /// Where a new consumer begins: `"all"` (default), `"new"`, `"last"` or `"last_per_subject"`. One that exists goes
     /// on where it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -120,9 +157,39 @@ pub(crate) enum Source {
 pub(crate) struct SubjectSettings {
     pub(crate) subject: String,
     pub(crate) queue_group: Option<String>,
-    pub(crate) durable: bool,
+    /// How messages are kept, where they are.
+    pub(crate) keeping: Option<Keeping>,
     pub(crate) reply: bool,
     pub(crate) max_in_flight: u32,
+}
+
+/// What is asked of the store for each message.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Keeping {
+    ordering_key: Option<Pick>,
+    dedup_key: Option<Pick>,
+    dedup_window_seconds: u32,
+}
+
+impl Keeping {
+    /// Has an event kept so.
+    pub(crate) fn apply(&self, event: &mut InvocationContext) {
+        if let Some(key) = self.ordering_key.as_ref().and_then(|pick| pick.of(event)) {
+            event.terms_mut().ordering = Some(Ordering { key, limit: None });
+        }
+        if let Some(key) = self.dedup_key.as_ref().and_then(|pick| pick.of(event)) {
+            let scope = UniqueScope::Period(self.dedup_window_seconds);
+            event.terms_mut().unique = Some(Unique { key, scope, conflict: UniqueConflict::Keep });
+        }
+    }
+}
+
+/// Where a new consumer begins.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Start {
+    Policy(DeliverPolicy),
+    Sequence(u64),
+    Time(DateTime<Utc>),
 }
 
 /// Messages of a stream.
@@ -134,18 +201,26 @@ pub(crate) struct StreamSettings {
     pub(crate) batch: u32,
     pub(crate) max_in_flight: u32,
     pub(crate) ack_wait: Duration,
-    pub(crate) deliver_policy: DeliverPolicy,
+    pub(crate) double_ack: bool,
+    pub(crate) start: Start,
+    /// How messages are kept and how many of them, where they are.
+    pub(crate) keeping: Option<(Keeping, u32)>,
 }
 
 impl Config {
     /// What a checked section means.
     pub(crate) fn source(self) -> Source {
         let max_in_flight = self.max_in_flight.unwrap_or(DEFAULT_IN_FLIGHT);
+        let keeping = self.durable.then(|| Keeping {
+            ordering_key: self.ordering_key,
+            dedup_key: self.dedup_key,
+            dedup_window_seconds: self.dedup_window_seconds.unwrap_or(DEFAULT_DEDUP_WINDOW),
+        });
         match self.stream {
             None => Source::Subject(SubjectSettings {
                 subject: self.subject.unwrap_or_default(),
                 queue_group: self.queue_group,
-                durable: self.durable,
+                keeping,
                 reply: self.reply,
                 max_in_flight,
             }),
@@ -156,7 +231,13 @@ impl Config {
                 batch: self.batch.unwrap_or(DEFAULT_BATCH).min(max_in_flight),
                 max_in_flight,
                 ack_wait: Duration::from_secs_f64(self.ack_wait_seconds.unwrap_or(DEFAULT_ACK_WAIT)),
-                deliver_policy: self.deliver_policy.unwrap_or_default(),
+                double_ack: self.double_ack,
+                start: match (self.start_sequence, self.start_time.as_deref().map(DateTime::parse_from_rfc3339)) {
+                    (Some(sequence), _) => Start::Sequence(sequence),
+                    (None, Some(Ok(time))) => Start::Time(time.to_utc()),
+                    (None, None | Some(Err(_))) => Start::Policy(self.deliver_policy.unwrap_or_default()),
+                },
+                keeping: keeping.map(|keeping| (keeping, self.max_backlog.unwrap_or(DEFAULT_BACKLOG))),
             }),
         }
     }
@@ -183,6 +264,27 @@ impl Config {
             self.check_subject(problems)
         }
         range("max_in_flight", self.max_in_flight, MAX_IN_FLIGHT, problems);
+        self.check_keeping(problems);
+    }
+
+    fn check_keeping(&self, problems: &mut Problems) {
+        for (key, pick) in [("ordering_key", &self.ordering_key), ("dedup_key", &self.dedup_key)] {
+            let Some(pick) = pick else { continue };
+            problems.within(key, |problems| pick.check(problems));
+            if !self.durable {
+                problems.add(key, "messages that are not kept have no keys", "add durable = true, or leave it out");
+            }
+        }
+        if self.dedup_window_seconds.is_some() && self.dedup_key.is_none() {
+            problems.add("dedup_window_seconds", "there is no dedup_key", "add one, or leave it out");
+        }
+        range("dedup_window_seconds", self.dedup_window_seconds, bounds::MAX_RESULT_TTL_SECONDS, problems);
+        range("max_backlog", self.max_backlog, MAX_BACKLOG, problems);
+        if self.max_backlog.is_some() && !(self.durable && self.stream.is_some()) {
+            let help =
+                "leave it out: only of a stream whose messages are kept (durable = true) more can wait where they are";
+            problems.add("max_backlog", "max_backlog is for streams with durable = true", help);
+        }
     }
 
     fn check_subject(&self, problems: &mut Problems) {
@@ -194,6 +296,9 @@ impl Config {
             ("batch", self.batch.is_some()),
             ("ack_wait_seconds", self.ack_wait_seconds.is_some()),
             ("deliver_policy", self.deliver_policy.is_some()),
+            ("start_sequence", self.start_sequence.is_some()),
+            ("start_time", self.start_time.is_some()),
+            ("double_ack", self.double_ack),
         ];
         for (key, given) in of_streams {
             if given {
@@ -244,7 +349,6 @@ impl Config {
                 self.queue_group.is_some(),
                 "leave it out: engines with the same consumer share its messages",
             ),
-            ("durable", self.durable, "leave it out: a stream keeps its messages until they are acknowledged"),
             ("reply", !self.reply, "leave it out: nobody awaits a reply from a stream's message"),
         ] {
             if given {
@@ -258,6 +362,18 @@ impl Config {
                 "a stream delivers a message again until it is acknowledged: at least once",
                 help,
             );
+        }
+        let starts = [self.deliver_policy.is_some(), self.start_sequence.is_some(), self.start_time.is_some()];
+        if starts.iter().filter(|given| **given).count() > 1 {
+            let help = "give one of deliver_policy, start_sequence and start_time";
+            problems.add("deliver_policy", "a new consumer begins in one place", help);
+        }
+        if let Some(Err(error)) = self.start_time.as_deref().map(DateTime::parse_from_rfc3339) {
+            let message = format!("{:?} is no moment: {error}", shown(self.start_time.as_deref().unwrap_or_default()));
+            problems.add("start_time", message, "write it like 2027-01-01T00:00:00Z");
+        }
+        if self.start_sequence == Some(0) {
+            problems.add("start_sequence", "start_sequence is 0", "streams count from 1");
         }
         range("batch", self.batch, MAX_BATCH, problems);
         if let Some(seconds) = self.ack_wait_seconds
@@ -286,7 +402,8 @@ impl Config {
         if let Some(stream) = &self.stream {
             let consumer = self.consumer.as_deref().map(shown).unwrap_or_default();
             let filter = subject.map(|subject| format!(", {subject}")).unwrap_or_default();
-            return format!("stream {} (consumer {consumer}{filter})", shown(stream));
+            let durable = if self.durable { ", durable" } else { "" };
+            return format!("stream {} (consumer {consumer}{filter}{durable})", shown(stream));
         }
         let group = self.queue_group.as_deref().map(|group| format!("queue group {}", shown(group)));
         let notes: Vec<String> = group.into_iter().chain(self.durable.then(|| "durable".to_owned())).collect();

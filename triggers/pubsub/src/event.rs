@@ -49,6 +49,17 @@ pub(crate) fn of_stream(
     event
 }
 
+/// What an event of a stream is known by where it is kept: a message that is delivered again is the same one. The time
+/// is part of that, since a stream that was deleted and made again counts from 1 again.
+pub(crate) fn to_keep(event: &mut InvocationContext, position: &Position) {
+    event.custody = Custody::Engine;
+    event.attempt = 1;
+    let Position { stream, sequence, published_nanos, .. } = position;
+    event.idempotency_key = Some(
+        message_id(&event.headers).map_or_else(|| format!("{stream}:{sequence}:{published_nanos}").into(), Box::from),
+    );
+}
+
 fn told_by_headers(event: &mut InvocationContext) {
     if event.headers.is_empty() {
         return;

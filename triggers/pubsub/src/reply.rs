@@ -220,6 +220,7 @@ mod tests {
                 FailureCode::Timeout => "504",
                 FailureCode::HostError | FailureCode::Cancelled => "503",
                 FailureCode::InputTooLarge => "413",
+                FailureCode::BadInput => "422",
                 _ => "500",
             };
             let reply = answered(Answer::Failed(Failure::new(code, "what\r\nhappened ")), Uuid::nil());
@@ -239,6 +240,7 @@ mod tests {
             let expected = match reason {
                 Shed::TooLarge => ("413", None),
                 Shed::Malformed => ("400", None),
+                Shed::BadInput => ("422", None),
                 Shed::Unauthenticated => ("401", None),
                 Shed::Forbidden => ("403", None),
                 Shed::Backlog | Shed::RateLimited => ("429", Some("2")),

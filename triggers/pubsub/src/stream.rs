@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use async_nats::connection::State;
 use tokio::sync::Semaphore;
-use trigger_core::TriggerContext;
+use trigger_core::{Gate, TriggerContext};
 
 use crate::Clients;
 use crate::config::StreamSettings;
@@ -50,6 +50,8 @@ impl StreamTrigger {
 
     pub(crate) async fn run(self, cx: TriggerContext) {
         let slots = Arc::new(Semaphore::new(self.settings.max_in_flight as usize));
+        let max_backlog = self.settings.keeping.as_ref().map(|(_, most)| u64::from(*most));
+        cx.dispatch.set_gate(&cx.binding, Gate { max_backlog, ..Gate::default() });
         let mut pause = FIRST_PAUSE;
         loop {
             match self.pull(&cx, &slots, &mut pause).await {
@@ -86,6 +88,8 @@ impl StreamTrigger {
             client: client.clone(),
             seed: Seed::new(cx),
             sign_of_life: self.settings.ack_wait / 3,
+            confirmed: self.settings.double_ack,
+            keeping: self.settings.keeping.as_ref().map(|(keeping, _)| keeping.clone()),
         });
         match Puller::new(client, &self.settings).await {
             Ok(mut puller) => {

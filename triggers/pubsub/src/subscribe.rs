@@ -173,10 +173,12 @@ impl Worker {
 
     async fn handle(&self, message: Message) {
         let reply_to = message.reply.clone().filter(|_| self.settings.reply && awaits_output(&message));
-        let custody = if reply_to.is_some() && !self.settings.durable { Custody::Caller } else { Custody::Engine };
-        let event = event::of_subject(&self.cx, message, custody);
+        let custody =
+            if reply_to.is_some() && self.settings.keeping.is_none() { Custody::Caller } else { Custody::Engine };
+        let mut event = event::of_subject(&self.cx, message, custody);
         let id = event.invocation_id;
-        let reply = if self.settings.durable {
+        let reply = if let Some(keeping) = &self.settings.keeping {
+            keeping.apply(&mut event);
             match self.keep(event, reply_to.is_some()).await {
                 Ok(accepted) => reply::receipt(accepted),
                 Err(refused) => reply::refused(&refused, id),

@@ -3,10 +3,10 @@
 use async_nats::Client;
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::pull::Config;
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy as Start, FromConsumer as _};
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy as From, FromConsumer as _};
 use async_nats::jetstream::context::GetStreamErrorKind;
 
-use crate::config::{DeliverPolicy, StreamSettings};
+use crate::config::{DeliverPolicy, Start, StreamSettings};
 
 /// Sees to it that the consumer exists and is what `settings` say. The error says what stands in the way.
 pub(super) async fn prepare(client: &Client, settings: &StreamSettings) -> Result<(), String> {
@@ -73,11 +73,13 @@ fn wanted(mut config: Config, settings: &StreamSettings, new: bool) -> Config {
     config.max_bytes = 0;
     config.max_expires = std::time::Duration::ZERO;
     if new {
-        config.deliver_policy = match settings.deliver_policy {
-            DeliverPolicy::All => Start::All,
-            DeliverPolicy::New => Start::New,
-            DeliverPolicy::Last => Start::Last,
-            DeliverPolicy::LastPerSubject => Start::LastPerSubject,
+        config.deliver_policy = match settings.start {
+            Start::Policy(DeliverPolicy::All) => From::All,
+            Start::Policy(DeliverPolicy::New) => From::New,
+            Start::Policy(DeliverPolicy::Last) => From::Last,
+            Start::Policy(DeliverPolicy::LastPerSubject) => From::LastPerSubject,
+            Start::Sequence(start_sequence) => From::ByStartSequence { start_sequence },
+            Start::Time(time) => From::ByStartTime { start_time: time },
         };
         config.description = Some("pulled by a Tripline trigger".to_owned());
     }

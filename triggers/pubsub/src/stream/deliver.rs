@@ -6,12 +6,16 @@ use std::time::Duration;
 use async_nats::jetstream::AckKind;
 use async_nats::{Client, Message, Subject};
 use tokio::sync::OwnedSemaphorePermit;
-use trigger_core::{Answer, Failure, Shed, SkipReason, TriggerContext};
+use trigger_core::{Answer, Failure, InvocationContext, Refused, Shed, SkipReason, TriggerContext};
 
+use crate::config::Keeping;
 use crate::event::{self, Position, Seed};
 
 /// When a message whose function is disabled or not deployed is offered again.
 const DISABLED: Duration = Duration::from_secs(10);
+
+/// How often the stream is told what it does not confirm, within the time that it waits.
+const CONFIRMATIONS: u32 = 3;
 
 /// Sees a trigger's messages to their ends.
 pub(super) struct Deliverer {
@@ -20,6 +24,10 @@ pub(super) struct Deliverer {
     pub(super) seed: Seed,
     /// How often the stream is told that a message is being worked on.
     pub(super) sign_of_life: Duration,
+    /// Whether the stream confirms what it is told.
+    pub(super) confirmed: bool,
+    /// How messages are kept, where their end is not waited for.
+    pub(super) keeping: Option<Keeping>,
 }
 
 impl Deliverer {
@@ -40,15 +48,32 @@ impl Deliverer {
             return;
         };
         let event = event::of_stream(&self.cx, message, &position, self.seed);
-        let mut call = std::pin::pin!(self.cx.dispatch.dispatch(event));
-        let answer = loop {
+        let mut call = std::pin::pin!(self.settle(event, &position));
+        let settled = loop {
             tokio::select! {
                 biased;
-                answer = &mut call => break answer,
+                settled = &mut call => break settled,
                 () = tokio::time::sleep(self.sign_of_life) => self.tell(&reply, AckKind::Progress).await,
             }
         };
-        self.tell(&reply, settled(&answer)).await;
+        match self.confirmed {
+            true => self.confirm(&reply, settled).await,
+            false => self.tell(&reply, settled).await,
+        }
+    }
+
+    /// Sees an event to its end, or into the store; answers what the stream is to be told.
+    async fn settle(&self, event: InvocationContext, position: &Position) -> AckKind {
+        let Some(keeping) = &self.keeping else { return settled(&self.cx.dispatch.dispatch(event).await) };
+        let mut kept = event.clone();
+        event::to_keep(&mut kept, position);
+        keeping.apply(&mut kept);
+        match self.cx.dispatch.accept(kept).await {
+            Ok(_) => AckKind::Ack,
+            // It will never be taken so, and becomes a dead letter.
+            Err(Refused { reason: Shed::TooLarge, .. }) => settled(&self.cx.dispatch.dispatch(event).await),
+            Err(Refused { reason, retry_after, .. }) => settled(&Answer::Shed { reason, retry_after }),
+        }
     }
 
     /// Hands a message back that was not looked at.
@@ -56,6 +81,17 @@ impl Deliverer {
         if let Some(reply) = &message.reply {
             self.tell(reply, AckKind::Nak(None)).await;
         }
+    }
+
+    /// Tells the stream until it says that it has heard.
+    async fn confirm(&self, reply: &Subject, what: AckKind) {
+        for _ in 0..CONFIRMATIONS {
+            let heard = self.client.request(reply.clone(), what.into());
+            if let Ok(Ok(_)) = tokio::time::timeout(self.sign_of_life, heard).await {
+                return;
+            }
+        }
+        tracing::warn!(trigger = %self.cx.binding.path(), ?what, "the stream has not confirmed, it may deliver again");
     }
 
     /// Tells the stream. What does not arrive there costs another delivery, never the message.

@@ -34,6 +34,10 @@ fn sound_sections_pass() {
         json!({ "stream": "WORK", "consumer": "steer" }),
         json!({ "stream": "WORK", "consumer": "steer", "subject": "work.>", "batch": 10000, "max_in_flight": 65536,
                 "ack_wait_seconds": 0.5, "deliver_policy": "last_per_subject", "guarantee": "at_least_once" }),
+        json!({ "stream": "WORK", "consumer": "steer", "durable": true, "ordering_key": { "subject_token": 2 },
+                "dedup_key": { "pointer": "/id" }, "dedup_window_seconds": 60, "max_backlog": 5, "double_ack": true,
+                "start_sequence": 7 }),
+        json!({ "stream": "WORK", "consumer": "steer", "start_time": "2027-01-01T00:00:00Z" }),
     ] {
         assert_eq!(mistakes(&section, true), [], "{section}");
     }
@@ -64,10 +68,47 @@ fn every_mistake_is_told_at_its_key_with_what_would_be_right() {
         (json!({ "stream": "S", "consumer": "a*" }), "consumer", "it has '*'", "without spaces"),
         (json!({ "stream": "S", "consumer": "c", "queue_group": "g" }), "queue_group", "not for streams", "share"),
         (
-            json!({ "stream": "S", "consumer": "c", "durable": true }),
-            "durable",
-            "not for streams",
-            "until they are acknowledged",
+            json!({ "subject": "a", "ordering_key": { "header": "K" } }),
+            "ordering_key",
+            "have no keys",
+            "durable = true",
+        ),
+        (json!({ "subject": "a", "durable": true, "dedup_key": {} }), "dedup_key", "0 places", "give one of"),
+        (
+            json!({ "subject": "a", "durable": true, "dedup_key": { "header": "K", "pointer": "/k" } }),
+            "dedup_key",
+            "2 places",
+            "give one of",
+        ),
+        (
+            json!({ "subject": "a", "durable": true, "dedup_window_seconds": 5 }),
+            "dedup_window_seconds",
+            "no dedup_key",
+            "leave it out",
+        ),
+        (
+            json!({ "subject": "a", "durable": true, "dedup_key": { "header": "K" }, "dedup_window_seconds": 0 }),
+            "dedup_window_seconds",
+            "is 0",
+            "1 to 31622400",
+        ),
+        (json!({ "subject": "a", "durable": true, "max_backlog": 5 }), "max_backlog", "for streams", "leave it out"),
+        (json!({ "stream": "S", "consumer": "c", "max_backlog": 5 }), "max_backlog", "durable = true", "leave it out"),
+        (json!({ "subject": "a", "double_ack": true }), "double_ack", "no stream is given", "leave it out"),
+        (json!({ "subject": "a", "start_sequence": 5 }), "start_sequence", "no stream is given", "leave it out"),
+        (
+            json!({ "subject": "a", "start_time": "2027-01-01T00:00:00Z" }),
+            "start_time",
+            "no stream is given",
+            "add stream",
+        ),
+        (json!({ "stream": "S", "consumer": "c", "start_time": "now" }), "start_time", "is no moment", "2027-01-01"),
+        (json!({ "stream": "S", "consumer": "c", "start_sequence": 0 }), "start_sequence", "is 0", "count from 1"),
+        (
+            json!({ "stream": "S", "consumer": "c", "start_sequence": 1, "deliver_policy": "new" }),
+            "deliver_policy",
+            "begins in one place",
+            "give one of",
         ),
         (json!({ "stream": "S", "consumer": "c", "reply": false }), "reply", "not for streams", "nobody awaits"),
         (json!({ "stream": "S", "consumer": "c", "batch": 10001 }), "batch", "is 10001", "1 to 10000"),
@@ -102,7 +143,7 @@ fn all_mistakes_of_a_section_are_told_at_once() {
     let section =
         json!({ "stream": "a b", "subject": "", "durable": true, "max_in_flight": 0, "guarantee": "at_most_once" });
     let keys: Vec<String> = mistakes(&section, false).into_iter().map(|(key, ..)| key).collect();
-    assert_eq!(keys, ["subject", "stream", "stream", "consumer", "durable", "guarantee", "max_in_flight"]);
+    assert_eq!(keys, ["subject", "stream", "stream", "consumer", "guarantee", "max_in_flight"]);
 }
 
 #[test]
@@ -155,6 +196,7 @@ fn descriptions_say_what_is_listened_to() {
         (json!({ "subject": "a.*", "queue_group": "billing", "durable": true }), "a.* (queue group billing, durable)"),
         (json!({ "stream": "WORK", "consumer": "c" }), "stream WORK (consumer c)"),
         (json!({ "stream": "WORK", "consumer": "c", "subject": "w.>" }), "stream WORK (consumer c, w.>)"),
+        (json!({ "stream": "WORK", "consumer": "c", "durable": true }), "stream WORK (consumer c, durable)"),
     ] {
         assert_eq!(kind.describe(&config(&section)), expected);
     }
