@@ -362,6 +362,7 @@ async fn a_message_that_is_kept_is_acknowledged_once_it_is_and_not_before() {
     let (stream_name, rest) = event.idempotency_key.as_deref().unwrap().split_once(":1:").unwrap();
     assert_eq!((stream_name, event.attribute("timestamp").is_some()), ("WORK", rest.parse::<i64>().is_ok()));
     assert_eq!(dispatch.gates()[0].1.max_backlog, Some(7));
+    assert_eq!(consumer(&stream).await.unwrap().config.max_ack_pending, 1, "no second one before the first is kept");
     assert!(trigger.seen().is_empty());
     trigger.stop().await;
 }

@@ -83,7 +83,7 @@ pub struct Config {
     #[schemars(range(min = 0.5, max = 86400.0))]
     pub ack_wait_seconds: Option<f64>,
     /// The events that must not overtake each other, over all their retries: those with the same key. The others are not
-    /// held up. Needs `durable = true`.
+    /// held up. Needs `durable = true`; messages are then kept one at a time, in the order in which they come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ordering_key: Option<Pick>,
     /// What an event is known by when it comes again: a second one with the key of an earlier one is that one. Needs
@@ -172,6 +172,11 @@ pub(crate) struct Keeping {
 }
 
 impl Keeping {
+    /// Whether messages must be kept in the order in which they come.
+    pub(crate) fn is_ordered(&self) -> bool {
+        self.ordering_key.is_some()
+    }
+
     /// Has an event kept so.
     pub(crate) fn apply(&self, event: &mut InvocationContext) {
         if let Some(key) = self.ordering_key.as_ref().and_then(|pick| pick.of(event)) {
@@ -211,6 +216,9 @@ impl Config {
     /// What a checked section means.
     pub(crate) fn source(self) -> Source {
         let max_in_flight = self.max_in_flight.unwrap_or(DEFAULT_IN_FLIGHT);
+        // What is kept is in order as it was kept: one after the other. Of a stream that holds over all engines and
+        // deliveries, since no second message is out while the first one's fate is open.
+        let max_in_flight = if self.durable && self.ordering_key.is_some() { 1 } else { max_in_flight };
         let keeping = self.durable.then(|| Keeping {
             ordering_key: self.ordering_key,
             dedup_key: self.dedup_key,
@@ -268,6 +276,14 @@ impl Config {
     }
 
     fn check_keeping(&self, problems: &mut Problems) {
+        if self.ordering_key.is_some() && self.max_in_flight.is_some_and(|most| most > 1) {
+            let message = "messages that keep an order are taken one at a time";
+            problems.add(
+                "max_in_flight",
+                message,
+                "leave it out: what is kept runs side by side all the same, key by key",
+            );
+        }
         for (key, pick) in [("ordering_key", &self.ordering_key), ("dedup_key", &self.dedup_key)] {
             let Some(pick) = pick else { continue };
             problems.within(key, |problems| pick.check(problems));

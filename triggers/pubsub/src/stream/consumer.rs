@@ -66,8 +66,10 @@ fn wanted(mut config: Config, settings: &StreamSettings, new: bool) -> Config {
     // The engine decides when to give up, and writes a dead letter then: a stream that stops by itself writes none.
     config.max_deliver = -1;
     config.backoff.clear();
-    // Messages that wait for their retry count as pending and must not hold up the others.
-    config.max_ack_pending = -1;
+    // Messages that wait for their retry count as pending and must not hold up the others, unless their order counts:
+    // then none is delivered, to whichever engine, before the last one is settled.
+    let is_ordered = settings.keeping.as_ref().is_some_and(|(keeping, _)| keeping.is_ordered());
+    config.max_ack_pending = if is_ordered { 1 } else { -1 };
     config.headers_only = false;
     config.max_batch = 0;
     config.max_bytes = 0;

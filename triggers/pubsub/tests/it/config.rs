@@ -73,6 +73,12 @@ fn every_mistake_is_told_at_its_key_with_what_would_be_right() {
             "have no keys",
             "durable = true",
         ),
+        (
+            json!({ "subject": "a", "durable": true, "ordering_key": { "header": "K" }, "max_in_flight": 2 }),
+            "max_in_flight",
+            "one at a time",
+            "key by key",
+        ),
         (json!({ "subject": "a", "durable": true, "dedup_key": {} }), "dedup_key", "0 places", "give one of"),
         (
             json!({ "subject": "a", "durable": true, "dedup_key": { "header": "K", "pointer": "/k" } }),
