@@ -126,7 +126,7 @@ impl Dispatcher {
         if let Some(demands) = target.demands.filter(|_| asks)
             && let Err(failure) = demands.judge(invocation)
         {
-            return Err(refuse(Shed::BadInput, failure.message.into()));
+            return Err(refuse(Shed::BadInput, failure.message));
         }
         let gate = self.gates.of_function(&invocation.binding, &route, self.now());
         Ok(Admissible::Queued(counters, gate.max_backlog))

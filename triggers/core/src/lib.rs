@@ -13,6 +13,7 @@ mod answer;
 pub mod bounds;
 pub mod bus;
 pub mod clock;
+pub mod cloud_event;
 mod credentials;
 mod dispatch;
 mod exchange;

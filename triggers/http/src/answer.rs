@@ -189,6 +189,7 @@ mod tests {
             FailureCode::Timeout => 504,
             FailureCode::HostError | FailureCode::Cancelled => 503,
             FailureCode::InputTooLarge => 413,
+            FailureCode::BadInput => 422,
             _ => 500,
         };
         for &code in FailureCode::ALL {
@@ -225,14 +226,17 @@ mod tests {
             let expected = match reason {
                 Shed::Malformed => (400, None),
                 Shed::TooLarge => (413, None),
+                Shed::BadInput => (422, None),
                 Shed::Unauthenticated => (401, None),
                 Shed::Forbidden => (403, None),
                 Shed::Backlog | Shed::RateLimited => (429, Some(Duration::from_secs(3))),
                 _ => (503, Some(Duration::from_secs(3))),
             };
             assert_eq!((problem.status.as_u16(), problem.retry_after), expected, "{reason}");
-            let final_answer =
-                matches!(reason, Shed::TooLarge | Shed::Unauthenticated | Shed::Forbidden | Shed::Malformed);
+            let final_answer = matches!(
+                reason,
+                Shed::TooLarge | Shed::BadInput | Shed::Unauthenticated | Shed::Forbidden | Shed::Malformed
+            );
             assert_eq!((problem.code, problem.retryable), (reason.as_str(), !final_answer));
         }
         for (reason, status) in [(SkipReason::Disabled, 503), (SkipReason::Duplicate, 409)] {

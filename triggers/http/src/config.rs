@@ -71,6 +71,10 @@ pub struct Config {
     #[serde(default)]
     #[schemars(range(min = 0, max = 31_622_400))]
     pub result_ttl_seconds: Option<u32>,
+    /// Whether requests are CloudEvents (1.0; binary, structured, and batches on an `async` route): the function gets an
+    /// event's data as its payload and its attributes as `ce.<name>`. What is none is answered 400. Default false.
+    #[serde(default)]
+    pub cloudevents: bool,
     /// The host served: `"api.example.com"`, or `"*.example.com"` for all below one; without it every host. A route
     /// with a host goes before one without, and the longer name first.
     pub host: Option<String>,
@@ -296,6 +300,10 @@ impl Config {
         if self.mode == Mode::Stream && self.retry_count.is_some_and(|count| count > 0) {
             let message = "what was streamed cannot be tried again";
             problems.add("retry_count", message, "leave it out, or choose mode = \"sync\"");
+        }
+        if self.cloudevents && self.mode == Mode::Stream {
+            let message = "a body that streams is read by the function, and a CloudEvent is read before";
+            problems.add("cloudevents", message, "leave it out, or choose another mode");
         }
         if let Err(Invalid { why, .. }) = bounds::result_ttl(self.result_ttl_seconds) {
             problems.add("result_ttl_seconds", why, "0 keeps no result");

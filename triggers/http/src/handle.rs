@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use http_body::Body;
 use http_body_util::Full;
 use trigger_auth::{Caller, Checked};
+use trigger_core::cloud_event::CloudEvents;
 use trigger_core::{Attribute, BodyError, Custody, Headers, InvocationContext, Shed, SkipReason};
 
 use crate::body::{self, Error};
@@ -21,7 +22,7 @@ use crate::problem::Problem;
 use crate::request_id::{RequestId, X_REQUEST_ID};
 use crate::routes::{Found, Hit, Route, Routes, attributes};
 use crate::stream::{self, Begun, ResponseBody};
-use crate::{answer, cors, idempotency, invocations, upgrade};
+use crate::{answer, cloud_events, cors, idempotency, invocations, upgrade};
 
 static SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
@@ -145,6 +146,15 @@ impl Routes {
         if let Some(key) = key {
             event.idempotency_key = Some(idempotency::of_caller(key, event.caller.as_deref()));
             event.terms_mut().fingerprint = fingerprint;
+        }
+        if route.cloudevents {
+            match cloud_events::read(&event).map_err(|problem| self.refused(Some(&route), problem))? {
+                CloudEvents::One(one) => one.apply(&mut event),
+                CloudEvents::Batch(batch) if route.mode == Mode::Async => {
+                    return Box::pin(cloud_events::accept(&route.cx, event, batch)).await.map(whole);
+                }
+                CloudEvents::Batch(_) => return Err(self.refused(Some(&route), cloud_events::waits())),
+            }
         }
         let (invocation_id, received) = (event.invocation_id, event.received);
         if kept {

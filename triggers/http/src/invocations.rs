@@ -35,11 +35,16 @@ pub(crate) fn accepted(accepted: Accepted) -> Response<Full<Bytes>> {
         duplicate: bool,
     }
     let Accepted { invocation_id, duplicate, .. } = accepted;
-    let status_url = format!("{RESERVED}{BELOW}{invocation_id}");
+    let status_url = status_url(invocation_id);
     let mut response = json(StatusCode::ACCEPTED, &Promise { invocation_id, status_url: &status_url, duplicate });
     let location = HeaderValue::try_from(status_url).expect("slashes, letters, digits and hyphens are visible");
     response.headers_mut().insert(header::LOCATION, location);
     response
+}
+
+/// Where to ask how an accepted invocation stands.
+pub(crate) fn status_url(invocation_id: Uuid) -> String {
+    format!("{RESERVED}{BELOW}{invocation_id}")
 }
 
 /// The end of an accepted invocation as its caller is told of it, or 202 when the wait was too short for it. The event
@@ -173,7 +178,7 @@ fn uncached(mut response: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
     response
 }
 
-fn json(status: StatusCode, body: &impl Serialize) -> Response<Full<Bytes>> {
+pub(crate) fn json(status: StatusCode, body: &impl Serialize) -> Response<Full<Bytes>> {
     let body = serde_json::to_vec(body).expect("a struct of strings, numbers and times becomes JSON");
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;

@@ -15,6 +15,7 @@
 
 mod answer;
 mod body;
+mod cloud_events;
 mod conditions;
 mod config;
 mod cors;

@@ -70,6 +70,8 @@ pub(crate) struct Route {
     pub(crate) max_body_bytes: u64,
     pub(crate) max_wait_seconds: u32,
     pub(crate) terms: Option<EventTerms>,
+    /// Whether its requests are CloudEvents.
+    pub(crate) cloudevents: bool,
     /// Who may call; everybody where there is none.
     pub(crate) guard: Option<Guard>,
     /// How often; as often as they like where there is none.

@@ -61,7 +61,7 @@ impl TriggerKind for Http {
         })?;
         let cors = config.cors.as_ref().and_then(|cors| cors.meant(&served));
         let terms = config.terms();
-        let Config { mode, max_body_bytes, max_wait_seconds, auth, rate_limit, .. } = config;
+        let Config { mode, max_body_bytes, max_wait_seconds, cloudevents, auth, rate_limit, .. } = config;
         Ok(Bound {
             host,
             served,
@@ -72,6 +72,7 @@ impl TriggerKind for Http {
             max_body_bytes,
             max_wait_seconds,
             terms,
+            cloudevents,
             auth,
             rate_limit,
             starting: self.routes.starting(),
@@ -91,6 +92,7 @@ pub struct Bound {
     max_body_bytes: u64,
     max_wait_seconds: u32,
     terms: Option<EventTerms>,
+    cloudevents: bool,
     auth: Auth,
     rate_limit: Option<RateLimit>,
     starting: Starting,
@@ -102,7 +104,7 @@ impl Trigger for Bound {
     /// polled hands over without a gap.
     async fn run(self, cx: TriggerContext) -> Result<(), TriggerError> {
         let Bound { host, served, pattern, conditions, cors, mode, max_body_bytes, max_wait_seconds, .. } = self;
-        let Bound { terms, auth, rate_limit, starting, routes, .. } = self;
+        let Bound { terms, cloudevents, auth, rate_limit, starting, routes, .. } = self;
         let shutdown = cx.shutdown.clone();
         let in_flight = TaskTracker::new();
         let guard = Guard::new(&auth, &cx).map_err(TriggerError)?;
@@ -117,6 +119,7 @@ impl Trigger for Bound {
             max_body_bytes,
             max_wait_seconds,
             terms,
+            cloudevents,
             guard,
             limiter,
             cx,

@@ -82,6 +82,10 @@ pub struct Config {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.5, max = 86400.0))]
     pub ack_wait_seconds: Option<f64>,
+    /// Whether a message that is a CloudEvent (1.0, binary or structured) is opened: the function gets its data as the
+    /// payload and its attributes as `ce.<name>`. Others come as they are. Default false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cloudevents: bool,
     /// The events that must not overtake each other, over all their retries: those with the same key. The others are not
     /// held up. Needs `durable = true`; messages are then kept one at a time, in the order in which they come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -160,6 +164,7 @@ pub(crate) struct SubjectSettings {
     /// How messages are kept, where they are.
     pub(crate) keeping: Option<Keeping>,
     pub(crate) reply: bool,
+    pub(crate) cloudevents: bool,
     pub(crate) max_in_flight: u32,
 }
 
@@ -207,6 +212,7 @@ pub(crate) struct StreamSettings {
     pub(crate) max_in_flight: u32,
     pub(crate) ack_wait: Duration,
     pub(crate) double_ack: bool,
+    pub(crate) cloudevents: bool,
     pub(crate) start: Start,
     /// How messages are kept and how many of them, where they are.
     pub(crate) keeping: Option<(Keeping, u32)>,
@@ -230,6 +236,7 @@ impl Config {
                 queue_group: self.queue_group,
                 keeping,
                 reply: self.reply,
+                cloudevents: self.cloudevents,
                 max_in_flight,
             }),
             Some(stream) => Source::Stream(StreamSettings {
@@ -240,6 +247,7 @@ impl Config {
                 max_in_flight,
                 ack_wait: Duration::from_secs_f64(self.ack_wait_seconds.unwrap_or(DEFAULT_ACK_WAIT)),
                 double_ack: self.double_ack,
+                cloudevents: self.cloudevents,
                 start: match (self.start_sequence, self.start_time.as_deref().map(DateTime::parse_from_rfc3339)) {
                     (Some(sequence), _) => Start::Sequence(sequence),
                     (None, Some(Ok(time))) => Start::Time(time.to_utc()),

@@ -4,6 +4,7 @@ use async_nats::HeaderMap;
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat};
 use trigger_core::bus::MESSAGE_ID_HEADER;
+use trigger_core::cloud_event::CloudEvents;
 use trigger_core::{Custody, Headers, InvocationContext, Message, TriggerContext};
 use uuid::Uuid;
 
@@ -47,6 +48,14 @@ pub(crate) fn of_stream(
         event.idempotency_key = Some(format!("{}:{}", position.stream, position.sequence).into());
     }
     event
+}
+
+/// Opens a message that is a CloudEvent; another one stays as it is.
+pub(crate) fn open(event: &mut InvocationContext) {
+    let read = CloudEvents::read(event.content_type.as_deref(), event.headers.iter(), &event.payload);
+    if let Ok(CloudEvents::One(one)) = read {
+        one.apply(event);
+    }
 }
 
 /// What an event of a stream is known by where it is kept: a message that is delivered again is the same one. The time

@@ -89,6 +89,7 @@ impl StreamTrigger {
             seed: Seed::new(cx),
             sign_of_life: self.settings.ack_wait / 3,
             confirmed: self.settings.double_ack,
+            opens: self.settings.cloudevents,
             keeping: self.settings.keeping.as_ref().map(|(keeping, _)| keeping.clone()),
         });
         match Puller::new(client, &self.settings).await {

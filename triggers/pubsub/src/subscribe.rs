@@ -176,6 +176,9 @@ impl Worker {
         let custody =
             if reply_to.is_some() && self.settings.keeping.is_none() { Custody::Caller } else { Custody::Engine };
         let mut event = event::of_subject(&self.cx, message, custody);
+        if self.settings.cloudevents {
+            event::open(&mut event);
+        }
         let id = event.invocation_id;
         let reply = if let Some(keeping) = &self.settings.keeping {
             keeping.apply(&mut event);

@@ -26,6 +26,8 @@ pub(super) struct Deliverer {
     pub(super) sign_of_life: Duration,
     /// Whether the stream confirms what it is told.
     pub(super) confirmed: bool,
+    /// Whether messages that are CloudEvents are opened.
+    pub(super) opens: bool,
     /// How messages are kept, where their end is not waited for.
     pub(super) keeping: Option<Keeping>,
 }
@@ -47,7 +49,10 @@ impl Deliverer {
             tracing::warn!(trigger = %self.cx.binding.path(), subject = %message.subject, "what came is no stream's message");
             return;
         };
-        let event = event::of_stream(&self.cx, message, &position, self.seed);
+        let mut event = event::of_stream(&self.cx, message, &position, self.seed);
+        if self.opens {
+            event::open(&mut event);
+        }
         let mut call = std::pin::pin!(self.settle(event, &position));
         let settled = loop {
             tokio::select! {
