@@ -4,6 +4,7 @@ mod bad_input;
 mod bus;
 mod circuit;
 mod clock;
+mod cluster;
 mod crashes;
 mod cron;
 mod dead_letters;

@@ -6,6 +6,7 @@ pub mod engine;
 pub mod found;
 pub mod nats;
 pub mod postgres;
+pub mod websocket;
 
 use std::time::{Duration, Instant};
 

@@ -21,6 +21,7 @@ use crate::connection;
 use crate::endpoint::{Endpoint, Refused, Registered, Serving};
 use crate::event;
 use crate::frame::Told;
+use crate::mark::Mark;
 use crate::socket::Socket;
 
 /// Rooms that a client may name to go on in.
@@ -195,10 +196,10 @@ fn choose<'a>(headers: &HeaderMap, spoken: &'a [String]) -> Option<&'a str> {
     spoken.iter().map(String::as_str).find(|name| offered.contains(name))
 }
 
-/// What a client had last in each room: `resume_from=<room>:<number>`, once for each.
-fn resumed(query: &str) -> Result<Vec<(Box<str>, u64)>, UpgradeRefused> {
+/// What a client had last in each room: `resume_from=<room>:<seq>`, once for each.
+fn resumed(query: &str) -> Result<Vec<(Box<str>, Mark)>, UpgradeRefused> {
     let values = query.split('&').filter_map(|pair| pair.strip_prefix("resume_from="));
-    let read = |value: &str| -> Option<(Box<str>, u64)> {
+    let read = |value: &str| -> Option<(Box<str>, Mark)> {
         let text = percent_decode_str(value).decode_utf8().ok()?;
         let (room, seq) = text.rsplit_once(':')?;
         (1..=MAX_SOCKET_NAME).contains(&room.len()).then_some(())?;
@@ -263,7 +264,7 @@ mod tests {
     #[test]
     fn rooms_to_go_on_in_are_read_or_refused() {
         let read = resumed("x=1&resume_from=lobby:7&resume_from=a%3Ab%20c:18446744073709551615").unwrap();
-        assert_eq!(read, [("lobby".into(), 7), ("a:b c".into(), u64::MAX)]);
+        assert_eq!(read, [("lobby".into(), Mark::alone(7)), ("a:b c".into(), Mark::alone(u64::MAX))]);
         for query in ["resume_from=lobby", "resume_from=:1", "resume_from=lobby:x", "resume_from=%FF:1"] {
             assert_eq!(resumed(query).unwrap_err().code, "invalid_resume_from", "{query}");
         }

@@ -5,4 +5,5 @@ mod bounds;
 mod events;
 mod lifetime;
 mod rooms;
+mod shared;
 mod support;
