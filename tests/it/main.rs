@@ -1,6 +1,7 @@
 //! Behaviour over real sockets and real servers. One binary, a module per behaviour, one harness (`support`).
 
 mod bad_input;
+mod browser;
 mod bus;
 mod circuit;
 mod clock;

@@ -2,6 +2,8 @@
 
 #![allow(unreachable_pub, reason = "the stories' common vocabulary reads as such")]
 
+pub mod browser;
+pub mod cable;
 pub mod engine;
 pub mod found;
 pub mod nats;
