@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
-use trigger_auth::Guard;
+use trigger_auth::{Guard, Limiter};
 use trigger_core::{MEMBERS_PAGE, Recipients, SocketCommand, SocketFrame, SocketMember, TriggerContext};
 use uuid::Uuid;
 
@@ -49,6 +49,8 @@ pub(crate) struct Serving {
     pub(crate) config: Config,
     /// Who may open a socket, where not everybody may.
     pub(crate) guard: Option<Guard>,
+    /// How often somebody may, where that is bounded.
+    pub(crate) limiter: Option<Limiter>,
     pub(crate) cx: TriggerContext,
 }
 

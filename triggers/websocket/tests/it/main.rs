@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod bounds;
+mod callers;
 mod events;
 mod lifetime;
 mod rooms;
