@@ -3,6 +3,7 @@
 mod bad_input;
 mod bounds;
 mod callers;
+mod cases;
 mod events;
 mod lifetime;
 mod rooms;
