@@ -124,7 +124,13 @@ impl Endpoint {
 
     /// Makes this run of the trigger the one that serves.
     pub(crate) fn serve(&self, serving: Serving) {
-        self.serving.store(Some(Arc::new(serving)));
+        let mut world = self.cluster.as_ref().map(|cluster| cluster.lock());
+        let is_first = self.serving.swap(Some(Arc::new(serving))).is_none();
+        if let Some(world) = world.as_mut().filter(|_| is_first) {
+            // What other engines said before found no place here.
+            self.state.lock().gone.raise_all(&world.heard.mark());
+            world.ask_again();
+        }
     }
 
     /// What the trigger is now; nothing before its first run.

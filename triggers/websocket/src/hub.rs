@@ -62,10 +62,6 @@ impl Hub {
         places[index].claims += 1;
         let endpoint = places[index].endpoint.clone();
         drop(functions);
-        if let Some(cluster) = self.cluster.get().filter(|_| found.is_none()) {
-            // What was said of its rooms so far had no place.
-            cluster.lock().ask_again();
-        }
         Claim { hub: self.clone(), binding, endpoint }
     }
 
