@@ -61,18 +61,18 @@ impl Cluster {
         SocketPeers { refused: counts.refused + self.peers.forged(), ..counts }
     }
 
-    pub(crate) fn lock(&self) -> Told<'_> {
-        Told { world: self.world.lock(), wake: &self.wake }
+    pub(crate) fn lock(&self) -> Locked<'_> {
+        Locked { world: self.world.lock(), wake: &self.wake }
     }
 }
 
 /// The world, under its lock. Who waits for something to say is woken at the end.
-pub(crate) struct Told<'a> {
+pub(crate) struct Locked<'a> {
     world: MutexGuard<'a, World>,
     wake: &'a Notify,
 }
 
-impl std::ops::Deref for Told<'_> {
+impl std::ops::Deref for Locked<'_> {
     type Target = World;
 
     fn deref(&self) -> &World {
@@ -80,13 +80,13 @@ impl std::ops::Deref for Told<'_> {
     }
 }
 
-impl std::ops::DerefMut for Told<'_> {
+impl std::ops::DerefMut for Locked<'_> {
     fn deref_mut(&mut self) -> &mut World {
         &mut self.world
     }
 }
 
-impl Drop for Told<'_> {
+impl Drop for Locked<'_> {
     fn drop(&mut self) {
         if !self.world.waiting.is_empty() {
             self.wake.notify_one();
