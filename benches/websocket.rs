@@ -1,5 +1,5 @@
-//! WebSocket through tripline beside a bare tungstenite server: an echo over 64 connections, and the memory of sockets
-//! that say nothing.
+//! WebSocket through tripline beside a bare tungstenite server: an echo over 64 connections, the memory of sockets that
+//! say nothing, and one call whose frame goes to thousands.
 //!
 //! See `benches/README.md` for how to run it.
 
@@ -9,12 +9,15 @@
 mod support;
 
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use futures_util::stream::SplitSink;
 use futures_util::{SinkExt as _, StreamExt as _};
 use support::{Process, Tripline, free_port, median, spread};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
@@ -33,32 +36,42 @@ reuse = { max_uses = 1000 }
 [[functions.reused.triggers]]
 type = "websocket"
 path = "/reused"
+
+[functions.broadcast]
+module = "GUESTS/broadcast.component.wasm"
+allow = { sockets = ["broadcast"] }
+[[functions.broadcast.triggers]]
+type = "websocket"
+path = "/broadcast"
 "#;
 
 const CONNECTIONS: usize = 64;
 const BYTES: usize = 128;
 
+/// Files that are open beside sockets.
+const OTHER_FILES: u64 = 500;
+
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
-    if arguments.get(1).map(String::as_str) == Some("bare") {
-        return runtime(true).block_on(bare(arguments[2].parse().expect("a port")));
+    let port = || arguments[2].parse().expect("a port");
+    match arguments.get(1).map(String::as_str) {
+        Some("bare") => return runtime(true).block_on(bare(port())),
+        Some("bare-broadcast") => return runtime(true).block_on(bare_broadcast(port())),
+        _ => {}
     }
     if arguments.iter().any(|argument| argument == "--test") {
         return;
     }
     let setting =
         |name: &str, default: u64| std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default);
-    let (rounds, seconds, idle) = (setting("ROUNDS", 5), setting("SECONDS", 2), setting("SOCKETS", 10_000));
+    let (rounds, seconds) = (setting("ROUNDS", 5), setting("SECONDS", 2));
+    let files = raise_open_files();
+    let at_most = |sockets: u64, crowds: u64| sockets.min(files.saturating_sub(OTHER_FILES) / crowds) as usize;
+    let (idle, hearers) = (at_most(setting("SOCKETS", 10_000), 1), at_most(setting("HEARERS", 5_000), 2));
 
     let tripline = Tripline::start("websocket", "http.max_connections = 20000", FUNCTIONS);
-    let port = free_port();
-    let program = std::env::current_exe().expect("this program");
-    let server = Command::new(program).args(["bare", &port.to_string()]).spawn().expect("the bare server starts");
-    let server = Process(server);
     let runtime = runtime(false);
-    while runtime.block_on(connect(port, "echo")).is_none() {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    let (server, port) = start_bare("bare", &runtime);
 
     let subjects = [
         ("bare tungstenite", &server, port, "echo"),
@@ -94,6 +107,42 @@ fn main() {
         let each = (process.rss_mib() - before) * 1024.0 / sockets.len() as f64;
         println!("  {name:36} {:>6} open, {each:.1} KiB each", sockets.len());
     }
+
+    let (server, port) = start_bare("bare-broadcast", &runtime);
+    println!("a frame of {BYTES} B to {hearers} connections, {rounds} rounds of {seconds} s, interleaved");
+    let subjects = [("bare tungstenite", port), ("tripline → typed component", tripline.public)];
+    let mut crowds: Vec<Crowd> =
+        subjects.iter().map(|(_, port)| runtime.block_on(Crowd::gather(*port, hearers))).collect();
+    let mut rates: Vec<Vec<f64>> = vec![Vec::new(); subjects.len()];
+    for _ in 0..rounds {
+        for (index, crowd) in crowds.iter_mut().enumerate() {
+            rates[index].push(runtime.block_on(crowd.tell(Duration::from_secs(seconds))));
+        }
+    }
+    for (index, (name, _)) in subjects.iter().enumerate() {
+        let ratio = median(rates[index].clone()) / median(rates[0].clone());
+        println!("  {name:36} {:>24} deliveries/s  {ratio:.2} ×", spread(&rates[index]));
+    }
+    drop(server);
+}
+
+/// As many as this process and those that it starts may have.
+fn raise_open_files() -> u64 {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let most = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let _as_it_was = rustix::process::setrlimit(rustix::process::Resource::Nofile, most);
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// A bare server of its own, and its port.
+fn start_bare(what: &str, runtime: &Runtime) -> (Process, u16) {
+    let (program, port) = (std::env::current_exe().expect("this program"), free_port());
+    let server = Command::new(program).args([what, &port.to_string()]).spawn().expect("the bare server starts");
+    let server = Process(server);
+    while runtime.block_on(connect(port, "echo")).is_none() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    (server, port)
 }
 
 fn runtime(many: bool) -> Runtime {
@@ -137,6 +186,55 @@ async fn load(port: u16, path: &str, time: Duration) -> (f64, f64) {
     (waits.len() as f64 / began.elapsed().as_secs_f64(), median(waits))
 }
 
+/// Connections that are told the same.
+struct Crowd {
+    /// The first of them speaks as well.
+    speaker: SplitSink<WebSocketStream<TcpStream>, Message>,
+    hearers: usize,
+    heard: mpsc::UnboundedReceiver<()>,
+}
+
+impl Crowd {
+    async fn gather(port: u16, hearers: usize) -> Self {
+        let (told, heard) = mpsc::unbounded_channel();
+        let mut speaker = None;
+        for _ in 0..hearers {
+            let (sink, mut stream) = connect(port, "broadcast").await.expect("a socket").split();
+            // The others' halves are kept as well, or their connections would end.
+            let own = match speaker {
+                None => {
+                    speaker = Some(sink);
+                    None
+                }
+                Some(_) => Some(sink),
+            };
+            let told = told.clone();
+            tokio::spawn(async move {
+                let _kept = own;
+                while let Some(Ok(message)) = stream.next().await {
+                    if message.is_text() && told.send(()).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        Self { speaker: speaker.expect("somebody speaks"), hearers, heard }
+    }
+
+    /// Says something, waits until everybody has heard it, and says the next. Deliveries per second.
+    async fn tell(&mut self, time: Duration) -> f64 {
+        let (began, mut deliveries) = (Instant::now(), 0);
+        while began.elapsed() < time {
+            self.speaker.send(Message::text("x".repeat(BYTES))).await.expect("it is sent");
+            for _ in 0..self.hearers {
+                self.heard.recv().await.expect("everybody is there");
+            }
+            deliveries += self.hearers;
+        }
+        deliveries as f64 / began.elapsed().as_secs_f64()
+    }
+}
+
 /// What a user would write without an engine.
 async fn bare(port: u16) {
     let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("the port is free");
@@ -149,6 +247,35 @@ async fn bare(port: u16) {
             while let Some(Ok(message)) = socket.next().await {
                 if message.is_close() || socket.send(message).await.is_err() {
                     return;
+                }
+            }
+        });
+    }
+}
+
+/// The same for a broadcast: whatever comes goes to every connection, each of which has a queue and a task.
+async fn bare_broadcast(port: u16) {
+    let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("the port is free");
+    let everyone: Arc<Mutex<Vec<mpsc::UnboundedSender<Message>>>> = Arc::default();
+    while let Ok((stream, _)) = listener.accept().await {
+        let everyone = everyone.clone();
+        tokio::spawn(async move {
+            let _ = stream.set_nodelay(true);
+            let Ok(socket) = tokio_tungstenite::accept_async_with_config(stream, Some(config())).await else {
+                return;
+            };
+            let (mut sink, mut stream) = socket.split();
+            let (tx, mut rx) = mpsc::unbounded_channel();
+            everyone.lock().expect("nobody panics").push(tx);
+            loop {
+                tokio::select! {
+                    message = stream.next() => match message {
+                        Some(Ok(message)) if !message.is_close() => {
+                            everyone.lock().expect("nobody panics").retain(|one| one.send(message.clone()).is_ok());
+                        }
+                        _ => return,
+                    },
+                    Some(message) = rx.recv() => if sink.send(message).await.is_err() { return },
                 }
             }
         });

@@ -41,6 +41,7 @@ examples/quickstart/modules/orders.wasm    examples/quickstart/guests/orders    
 examples/quickstart/modules/receipts.wasm  examples/quickstart/guests/receipts  wasm32-unknown-unknown
 examples/quickstart/modules/reminders.wasm examples/quickstart/guests/reminders wasm32-unknown-unknown
 examples/quickstart/modules/report.wasm    examples/quickstart/guests/report    wasm32-wasip1
+tests/guests/broadcast.component.wasm      examples/guests/broadcast            wasm32-unknown-unknown
 tests/guests/echo.component.wasm           examples/guests/echo                 wasm32-unknown-unknown
 tests/guests/everything.component.wasm     examples/guests/everything           wasm32-unknown-unknown
 tests/guests/fetch.wasm                    examples/guests/fetch                wasm32-unknown-unknown

@@ -14,7 +14,7 @@ use trigger_core::bus::BusError;
 use trigger_core::{Bus, Headers, Message, subject};
 
 pub use memory::MemoryBus;
-pub use nats::{NatsBus, NatsConfig};
+pub use nats::{NatsBus, NatsConfig, NatsPeers};
 
 /// The bus that an engine works on.
 #[derive(Clone)]

@@ -95,6 +95,8 @@ pub struct Engine {
     pub timers: Option<Arc<dyn Timers>>,
     /// What the public listener refused so far, by reason.
     pub refusals: Refusals,
+    /// The sockets that are open, where this build has them.
+    pub sockets: Option<Arc<dyn Sockets>>,
     /// Where events go in.
     pub dispatcher: Arc<Dispatcher>,
     /// The newest records.
@@ -249,7 +251,7 @@ impl Engine {
                 executor: executor.clone(),
                 store: store.clone(),
                 bus: bus.clone(),
-                sockets,
+                sockets: sockets.clone(),
                 ring: ring.clone(),
                 clock: clock.clone(),
             },
@@ -277,6 +279,7 @@ impl Engine {
             jobs,
             timers,
             refusals,
+            sockets,
             registry,
             dispatcher,
             ring,
@@ -297,6 +300,11 @@ impl Engine {
             housekeeping,
             stop: CancellationToken::new(),
         }))
+    }
+
+    /// A key that all engines of this store have, and nobody else.
+    pub async fn secret(&self, name: &str) -> Result<[u8; 32], Error> {
+        Ok(store::secret(&*self.store, name, self.clock.now()).await?)
     }
 
     /// Applies the manifest that the engine was made for and starts working.

@@ -242,7 +242,7 @@ async fn serve(
         #[cfg(not(feature = "timer"))]
         timers: None,
         #[cfg(feature = "websocket")]
-        sockets: Some(hub),
+        sockets: Some(hub.clone()),
         #[cfg(not(feature = "websocket"))]
         sockets: None,
         #[cfg(feature = "http")]
@@ -255,10 +255,14 @@ async fn serve(
         clock: clock.clone(),
     };
     let engine = Engine::new(path, config, machine, sources).await?;
-    engine.start(&document, manifest).await?;
-
     let servers = TaskTracker::new();
     let (stop_taking, cut, stop_admin) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+    #[cfg(feature = "websocket")]
+    if let Some(nats) = &open_bus.nats {
+        let peers = bus::NatsPeers::new(nats.clone(), "sockets", engine.secret("sockets_key").await?);
+        servers.spawn(hub.share(Arc::new(peers), cut.clone()));
+    }
+    engine.start(&document, manifest).await?;
     let addresses = Addresses {
         #[cfg(feature = "http")]
         public: Some(public.local_addr()),

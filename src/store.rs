@@ -32,6 +32,7 @@ mod kv;
 )]
 pub mod postgres;
 mod queued;
+mod secret;
 pub mod sqlite;
 #[allow(
     clippy::disallowed_methods,
@@ -47,6 +48,7 @@ pub use queued::{
     Accept, Admitted, BlockedKey, Claim, ClaimRequest, Claimed, FireFilter, FireRow, Lease, LedgerCount, LedgerRow,
     PRIORITY_STEP, Pause, QueueFilter, QueueRow, QueuedInvocation, Release, Renewed, Settle, Tally,
 };
+pub use secret::secret;
 pub use tokens::{MAX_TOKENS, TokenRow};
 
 /// The most rows that one page of a list holds, whatever its filter asks for.

@@ -152,6 +152,16 @@ async fn metrics(State(engine): State<Arc<Engine>>) -> Response {
         "Connections and requests that the public listener refused before any function heard of them.",
         refused.collect(),
     );
+    if let Some(others) = engine.sockets.as_ref().and_then(|sockets| sockets.others()) {
+        family("tripline_socket_peers", "gauge", "Other engines that share their sockets.", plain(others.alive as u64));
+        let lost = [("refused", others.refused), ("unsaid", others.unsaid), ("missed", others.missed)];
+        family(
+            "tripline_socket_peers_lost_total",
+            "counter",
+            "Messages between engines that share their sockets: refused, never said, or said and never heard.",
+            lost.map(|(what, count)| (format!("{{what=\"{what}\"}}"), count)).into(),
+        );
+    }
     let cache = engine.executor.cache_counts();
     family("tripline_module_cache_hits_total", "counter", "Compiled modules found in memory.", plain(cache.hits));
     family("tripline_module_cache_misses_total", "counter", "Compiled modules not in memory.", plain(cache.misses));

@@ -10,6 +10,7 @@
 mod config;
 mod convert;
 mod coverage;
+mod peers;
 mod subscription;
 
 use std::sync::Arc;
@@ -27,12 +28,14 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 use trigger_core::bus::{BusError, MESSAGE_ID_HEADER, Subscription};
+use trigger_core::subject::is_reserved;
 use trigger_core::{BoxFuture, Bus, Message};
 
 use super::{check, check_subscription, payload_limit};
 use coverage::Coverage;
 
 pub use config::{Auth, NatsConfig, ParseError};
+pub use peers::NatsPeers;
 
 /// How long the server may take for an answer.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -264,7 +267,6 @@ impl NatsBus {
     }
 
     async fn join(&self, pattern: &str, queue_group: Option<&str>) -> Result<Subscription, BusError> {
-        check_subscription(pattern, queue_group)?;
         let subscribing = async {
             let pattern = pattern.to_owned();
             match queue_group {
@@ -354,7 +356,15 @@ impl Bus for NatsBus {
 
     fn subscribe(&self, subject: &str, queue_group: Option<&str>) -> BoxFuture<'_, Result<Subscription, BusError>> {
         let (subject, queue_group) = (subject.to_owned(), queue_group.map(str::to_owned));
-        Box::pin(async move { self.join(&subject, queue_group.as_deref()).await })
+        Box::pin(async move {
+            check_subscription(&subject, queue_group.as_deref())?;
+            let mut subscription = self.join(&subject, queue_group.as_deref()).await?;
+            if subject.starts_with(['*', '>']) {
+                let others = |message: &Message| std::future::ready(!is_reserved(&message.subject));
+                subscription.messages = subscription.messages.filter(others).boxed();
+            }
+            Ok(subscription)
+        })
     }
 
     fn max_payload_bytes(&self) -> usize {

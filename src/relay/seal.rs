@@ -11,7 +11,7 @@ use uuid::{NoContext, Timestamp, Uuid};
 use crate::databases::{self, MAX_SEALED, OutboxRow};
 use crate::executor::Effects;
 use crate::housekeeping::KEYS_KEPT;
-use crate::store::{self, KvBucket, KvChange, KvExpected, KvLimits, KvWrite, Store};
+use crate::store::{self, Store};
 
 const MAC_BYTES: usize = blake3::OUT_LEN;
 const KEY_BYTES: usize = blake3::KEY_LEN;
@@ -52,26 +52,7 @@ pub(super) struct Seal {
 impl Seal {
     /// That of a store. Engines that share the store share it.
     pub(super) async fn of(store: &dyn Store, now: DateTime<Utc>) -> store::Result<Self> {
-        // No function is in a namespace without a name, so no guest reads what is kept there.
-        let bucket = KvBucket { namespace: String::new(), name: "engine".to_owned() };
-        let name = "database_outbox_key";
-        if store.kv_get(bucket.clone(), name.to_owned(), now).await?.is_none() {
-            let mut key = [0; KEY_BYTES];
-            let random = ring::rand::SystemRandom::new();
-            ring::rand::SecureRandom::fill(&random, &mut key)
-                .map_err(|_| store::Error::Unavailable("the machine has no randomness".to_owned()))?;
-            let change = KvChange::Set { value: Bytes::copy_from_slice(&key), expires_at: None };
-            let write = KvWrite { key: name.to_owned(), expected: KvExpected::Absent, change };
-            let limits = KvLimits { max_keys: u64::MAX, max_bytes: u64::MAX };
-            // Where another engine was first, its key is everybody's.
-            let _ = store.kv_write(bucket.clone(), vec![write], limits, now).await?;
-        }
-        let kept = store.kv_get(bucket, name.to_owned(), now).await?.map(|entry| entry.value);
-        let key = kept.and_then(|key| <[u8; KEY_BYTES]>::try_from(&*key).ok());
-        let key = key.ok_or_else(|| store::Error::Corrupt {
-            what: name.to_owned(),
-            why: format!("a key has {KEY_BYTES} bytes"),
-        })?;
+        let key = store::secret(store, "database_outbox_key", now).await?;
         Ok(Self::new(key))
     }
 

@@ -1,10 +1,12 @@
 //! Behaviour over real sockets and real servers. One binary, a module per behaviour, one harness (`support`).
 
 mod bad_input;
+mod browser;
 mod bus;
 mod circuit;
 mod clock;
 mod cloud_events;
+mod cluster;
 mod crashes;
 mod cron;
 mod dead_letters;

@@ -2,10 +2,13 @@
 
 #![allow(unreachable_pub, reason = "the stories' common vocabulary reads as such")]
 
+pub mod browser;
+pub mod cable;
 pub mod engine;
 pub mod found;
 pub mod nats;
 pub mod postgres;
+pub mod websocket;
 
 use std::time::{Duration, Instant};
 

@@ -1,55 +1,8 @@
 //! Sockets on a running engine.
 
-use std::time::Duration;
-
-use futures_util::{SinkExt as _, StreamExt as _};
-use tokio::net::TcpStream;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
-use tokio_tungstenite::tungstenite::{Error, Message};
-
 use crate::support::engine::Project;
-
-const LIMIT: Duration = Duration::from_secs(20);
-
-/// A client's end of a socket.
-struct Client(WebSocketStream<TcpStream>);
-
-/// Opens a socket; the error is the status of the refusal.
-async fn open(project: &Project, path: &str, headers: &[(&'static str, &str)]) -> Result<Client, u16> {
-    let mut request = format!("ws://127.0.0.1:{}{path}", project.public).into_client_request().unwrap();
-    for (name, value) in headers {
-        request.headers_mut().insert(*name, value.parse().unwrap());
-    }
-    let stream = TcpStream::connect(("127.0.0.1", project.public)).await.unwrap();
-    match tokio::time::timeout(LIMIT, tokio_tungstenite::client_async(request, stream)).await.expect("an answer") {
-        Ok((socket, _)) => Ok(Client(socket)),
-        Err(Error::Http(response)) => Err(response.status().as_u16()),
-        Err(error) => panic!("{error}"),
-    }
-}
-
-impl Client {
-    async fn send(&mut self, text: &str) {
-        self.0.send(Message::text(text)).await.unwrap();
-    }
-
-    async fn next(&mut self) -> Message {
-        tokio::time::timeout(LIMIT, self.0.next()).await.expect("a frame in time").expect("a frame").unwrap()
-    }
-
-    async fn text(&mut self) -> String {
-        self.next().await.into_text().unwrap().to_string()
-    }
-
-    /// The code of the close frame, which is next.
-    async fn closed(&mut self) -> u16 {
-        match self.next().await {
-            Message::Close(Some(frame)) => frame.code.into(),
-            other => panic!("a close frame was expected: {other:?}"),
-        }
-    }
-}
+use crate::support::eventually;
+use crate::support::websocket::{ENVELOPE, chat, open};
 
 const ECHO: &str = r#"
 [functions.echo]
@@ -75,11 +28,7 @@ async fn a_component_answers_frames_and_a_new_version_takes_its_sockets_over() {
     project.guest("steer.component.wat", "echo.wasm");
     project.manifest("", &ECHO.replace("1000", "2000"));
     engine.signal(rustix::process::Signal::HUP);
-    let deadline = std::time::Instant::now() + LIMIT;
-    while project.admin("/api/v1/functions").await["items"][0]["version"] != 2 {
-        assert!(std::time::Instant::now() < deadline, "{}", engine.log());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    eventually("the new version", async || project.admin("/api/v1/functions").await["items"][0]["version"] == 2).await;
     client.send("ok").await;
     let second = client.text().await;
     assert_eq!(project.attempts("echo").await.len(), 2, "{second}");
@@ -126,19 +75,9 @@ async fn a_private_functions_sockets_are_for_those_who_prove_who_they_are() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("a request for a socket has none"), "{output:?}");
 }
 
-/// The example's function, whose sockets speak `tripline.v1` where they ask for it.
-fn chat() -> Project {
-    let source = crate::support::engine::workspace().join("examples/chat");
-    let text = std::fs::read_to_string(source.join("tripline.toml")).unwrap();
-    let project = Project::new("", &text);
-    std::fs::create_dir(project.path("modules")).unwrap();
-    std::fs::copy(source.join("modules/chat.wasm"), project.path("modules/chat.wasm")).unwrap();
-    project
-}
-
 #[tokio::test]
 async fn the_chat_room_talks_announces_refuses_and_goes_on_after_a_break() {
-    let project = chat();
+    let project = chat("");
     let engine = project.serve().await;
     assert!(project.get("/").await.text().contains("<title>Chat</title>"));
     assert_eq!(open(&project, "/rooms/lobby", &[]).await.map(drop), Err(403), "a name is needed");
@@ -146,8 +85,7 @@ async fn the_chat_room_talks_announces_refuses_and_goes_on_after_a_break() {
 
     let mut ann = open(&project, "/rooms/lobby?name=ann", &[]).await.unwrap();
     assert_eq!(ann.text().await, r#"{"came":"ann"}"#);
-    let speaks = [("sec-websocket-protocol", "tripline.v1")];
-    let mut bob = open(&project, "/rooms/lobby?name=bob", &speaks).await.unwrap();
+    let mut bob = open(&project, "/rooms/lobby?name=bob", &[ENVELOPE]).await.unwrap();
     assert_eq!(ann.text().await, r#"{"came":"bob"}"#);
     let mut other = open(&project, "/rooms/other?name=eve", &[]).await.unwrap();
     assert_eq!(other.text().await, r#"{"came":"eve"}"#);
@@ -168,7 +106,8 @@ async fn the_chat_room_talks_announces_refuses_and_goes_on_after_a_break() {
 
     // Bob loses his connection, misses a line, and comes back for it.
     drop(bob);
-    let mut back = open(&project, &format!("/rooms/lobby?name=bob&resume_from=lobby:{seq}"), &speaks).await.unwrap();
+    let mut back =
+        open(&project, &format!("/rooms/lobby?name=bob&resume_from=lobby:{seq}"), &[ENVELOPE]).await.unwrap();
     let mut texts = Vec::new();
     while texts.last().is_none_or(|text| text != r#"{"came":"bob"}"#) {
         let told: serde_json::Value = serde_json::from_str(&back.text().await).unwrap();

@@ -45,6 +45,26 @@ pub trait Bus: Send + Sync + 'static {
     fn degraded(&self) -> Option<String>;
 }
 
+/// Speaks to the engines that share this one's store and its bus. What is heard comes from one of them: nobody else can
+/// say it.
+pub trait Peers: Send + Sync + 'static {
+    /// Says something to all of them, this one included. As with [`Bus::publish`], a lost connection may lose it; what
+    /// is said by one engine is heard in its order.
+    fn say(&self, said: Bytes) -> BoxFuture<'_, Result<(), BusError>>;
+
+    /// What they say from now on.
+    fn listen(&self) -> BoxFuture<'_, Result<BoxStream<'static, Bytes>, BusError>>;
+
+    /// The most that can be said at once, in bytes.
+    fn max_bytes(&self) -> usize;
+
+    /// Why nobody can be reached at the moment; `None` while they can.
+    fn degraded(&self) -> Option<String>;
+
+    /// Messages that were heard and not believed, so far.
+    fn forged(&self) -> u64;
+}
+
 /// The messages of one subscription. Dropping it unsubscribes.
 pub struct Subscription {
     /// The messages; ends after [`stop`](Self::stop) once those already received are taken, or when the bus is gone.

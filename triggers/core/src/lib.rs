@@ -34,7 +34,7 @@ mod trigger;
 pub mod upgrade;
 
 pub use answer::{Answer, DeadReason, Failure, FailureCode, HttpParts, Response, Shed, SkipReason};
-pub use bus::{Bus, Message};
+pub use bus::{Bus, Message, Peers};
 pub use clock::Clock;
 pub use credentials::{Credentials, Token};
 pub use dispatch::{Accepted, Cancelled, Dispatch, Gate, Progress, Rate, Refused, SkippedFire, Status, StatusState};
@@ -47,7 +47,7 @@ pub use pick::Pick;
 pub use problems::{Problem, Problems, Step, display_path};
 pub use sockets::{
     MAX_ATTACHMENT, MAX_CLOSE_REASON, MAX_SOCKET_NAME, MEMBERS_PAGE, Recipients, SocketCommand, SocketEffect,
-    SocketFrame, SocketMember, Sockets,
+    SocketFrame, SocketMember, SocketPeers, Sockets,
 };
 pub use terms::{Fingerprint, FireCause, Ordering, PRIORITIES, Terms, Unique, UniqueConflict, UniqueScope};
 pub use timers::{NewTimer, Timers};

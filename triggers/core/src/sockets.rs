@@ -1,6 +1,7 @@
 //! Sockets that are open, as those see them who have something to tell them.
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// The longest name of a room or a tag, in bytes.
@@ -26,6 +27,11 @@ pub trait Sockets: Send + Sync + 'static {
     /// Who is in a room, in the order of their ids, after this one: at most [`MEMBERS_PAGE`].
     fn members(&self, namespace: &str, function: &str, room: &str, after: Option<Uuid>) -> Vec<SocketMember>;
 
+    /// How this engine is with others that have sockets of the same functions; `None` where it is alone.
+    fn others(&self) -> Option<SocketPeers> {
+        None
+    }
+
     /// What was attached to a socket; `None` where the socket is not here, and empty where nothing was.
     fn attachment(&self, namespace: &str, function: &str, client: Uuid) -> Option<Bytes>;
 }
@@ -42,7 +48,7 @@ pub struct SocketEffect {
 }
 
 /// What can be done to sockets.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SocketCommand {
     /// Sends a frame.
     Send {
@@ -98,6 +104,37 @@ pub enum SocketCommand {
 }
 
 impl SocketCommand {
+    /// Whether names, bytes and codes are within their bounds.
+    pub fn is_within_bounds(&self) -> bool {
+        let is_name = |name: &str| (1..=MAX_SOCKET_NAME).contains(&name.len());
+        match self {
+            SocketCommand::Send { to: Recipients::Room(name) | Recipients::Tag(name), .. } => is_name(name),
+            SocketCommand::Send { .. } => true,
+            SocketCommand::Close { code, reason, .. } => {
+                matches!(code, 1000 | 1001 | 1008 | 1011..=1013 | 3000..=4999) && reason.len() <= MAX_CLOSE_REASON
+            }
+            SocketCommand::Join { room: name, .. }
+            | SocketCommand::Leave { room: name, .. }
+            | SocketCommand::Tag { tag: name, .. }
+            | SocketCommand::Untag { tag: name, .. } => is_name(name),
+            SocketCommand::Attach { bytes, .. } => bytes.len() <= MAX_ATTACHMENT,
+        }
+    }
+
+    /// The one socket that it is about, if it is about one.
+    pub fn client(&self) -> Option<Uuid> {
+        match self {
+            SocketCommand::Send { to: Recipients::Client(client), .. }
+            | SocketCommand::Close { client, .. }
+            | SocketCommand::Join { client, .. }
+            | SocketCommand::Leave { client, .. }
+            | SocketCommand::Tag { client, .. }
+            | SocketCommand::Untag { client, .. }
+            | SocketCommand::Attach { client, .. } => Some(*client),
+            SocketCommand::Send { .. } => None,
+        }
+    }
+
     /// Bytes that it brings.
     pub fn bytes(&self) -> usize {
         match self {
@@ -111,7 +148,7 @@ impl SocketCommand {
 }
 
 /// Whom a frame is sent to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Recipients {
     /// One socket.
     Client(Uuid),
@@ -124,7 +161,7 @@ pub enum Recipients {
 }
 
 /// A frame.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SocketFrame {
     /// Text.
     Text(String),
@@ -139,4 +176,17 @@ pub struct SocketMember {
     pub client: Uuid,
     /// Who authenticated it, where somebody did.
     pub caller: Option<Box<str>>,
+}
+
+/// How an engine is with others that have sockets of the same functions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SocketPeers {
+    /// Engines that are heard of now.
+    pub alive: usize,
+    /// Messages of theirs that were heard and not believed, or could not be read, so far.
+    pub refused: u64,
+    /// Messages of this engine that could not be said, so far.
+    pub unsaid: u64,
+    /// How often something that another engine had said was never heard, so far.
+    pub missed: u64,
 }

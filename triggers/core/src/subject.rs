@@ -6,12 +6,23 @@ use std::collections::HashMap;
 /// The longest subject taken, in bytes. NATS itself bounds it by its control line (4,096 bytes).
 pub const MAX_SUBJECT_BYTES: usize = 1024;
 
+/// The first token of subjects on which engines speak to each other.
+pub const RESERVED: &str = "_TRIPLINE";
+
+/// Whether only engines may speak on a subject, and only engines may listen.
+pub fn is_reserved(subject: &str) -> bool {
+    subject.split('.').next() == Some(RESERVED)
+}
+
 fn check(subject: &str, wildcards: bool) -> Result<(), String> {
     if subject.is_empty() {
         return Err("it is empty".into());
     }
     if subject.len() > MAX_SUBJECT_BYTES {
         return Err(format!("it has {} bytes, the limit is {MAX_SUBJECT_BYTES}", subject.len()));
+    }
+    if is_reserved(subject) {
+        return Err(format!("{RESERVED} is for engines among themselves"));
     }
     let mut tokens = subject.split('.').peekable();
     while let Some(token) = tokens.next() {
@@ -163,6 +174,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn what_engines_say_among_themselves_is_nobody_elses_subject() {
+        for reserved in ["_TRIPLINE", "_TRIPLINE.sockets", "_TRIPLINE.>", "_TRIPLINE.*.sockets"] {
+            assert!(is_reserved(reserved) && check_pattern(reserved).is_err() && check_subject(reserved).is_err());
+        }
+        for other in ["_TRIPLINES.a", "a._TRIPLINE", "_tripline.a"] {
+            assert!(check_subject(other).is_ok(), "{other}");
+        }
+    }
 
     #[test]
     fn wildcards_follow_nats() {

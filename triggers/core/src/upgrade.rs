@@ -46,8 +46,10 @@ pub struct UpgradeRequest {
     pub query: Option<String>,
     /// Its headers.
     pub headers: HeaderMap,
-    /// `path`, `query`, `host`, `param.<name>`.
+    /// `path`, `query`, `host`, `client` (the caller's address), `param.<name>`.
     pub attributes: Vec<Attribute>,
+    /// The subject of the certificate that the connection's other end has shown.
+    pub subject: Option<Box<str>>,
     /// What the caller calls the request, where it does.
     pub request_id: Option<Box<str>>,
     /// The connection, once a caller that was answered 101 has been told.

@@ -20,7 +20,7 @@ use crate::peer::Peer;
 use crate::prefer::Wait;
 use crate::problem::Problem;
 use crate::request_id::{RequestId, X_REQUEST_ID};
-use crate::routes::{Found, Hit, Route, Routes, attributes};
+use crate::routes::{Found, Hit, Route, Routes};
 use crate::stream::{self, Begun, ResponseBody};
 use crate::{answer, cloud_events, cors, idempotency, invocations, upgrade};
 
@@ -68,9 +68,8 @@ impl Routes {
         let reply = if head.headers.get_all(header::HOST).iter().nth(1).is_some() {
             Err(self.refused(None, two_hosts()))
         } else if let Some((hit, connection)) = upgrade {
-            let attributes = attributes(&head, 0);
             // It is seldom, and would make the future of every request larger.
-            Box::pin(upgrade::answer(hit, head, attributes, connection, &id)).await.map(whole)
+            Box::pin(upgrade::answer(hit, head, peer, connection, &id)).await.map(whole)
         } else if invocations::is_reserved(head.uri.path()) {
             invocations::answer(self, &head).await.map(whole)
         } else if let Some(preflight) = self.preflight(&head).await {

@@ -17,9 +17,10 @@ use trigger_core::Attribute;
 use trigger_core::upgrade::{Announced, Connection, Upgrade, UpgradeAnswer, UpgradeRefused, UpgradeRequest, Upgrades};
 
 use crate::pattern::{Mistake, Pattern};
+use crate::peer::Peer;
 use crate::problem::Problem;
 use crate::request_id::RequestId;
-use crate::routes::{Routes, Starting, add_parameters};
+use crate::routes::{Routes, Starting, add_parameters, attributes};
 use crate::trees::find;
 
 /// The routes whose requests are handed over.
@@ -91,14 +92,16 @@ fn has_word(headers: &HeaderMap, name: HeaderName, word: &str) -> bool {
 pub(crate) async fn answer(
     hit: Hit,
     head: Parts,
-    mut attributes: Vec<Attribute>,
+    peer: Option<&Peer>,
     connection: OnUpgrade,
     id: &RequestId,
 ) -> Result<Response<Full<Bytes>>, Problem> {
     if let Some(name) = hit.undecodable {
         return Err(crate::handle::undecodable(&name));
     }
+    let mut attributes = attributes(&head, hit.parameters.len());
     attributes.extend(hit.parameters);
+    attributes.extend(peer.map(|peer| ("client".into(), peer.client(&head.headers))));
     let connection = Box::pin(async move {
         let upgraded = connection.await.map_err(std::io::Error::other)?;
         Ok(Box::new(TokioIo::new(upgraded)) as Box<dyn Connection>)
@@ -108,6 +111,7 @@ pub(crate) async fn answer(
         query: head.uri.query().map(str::to_owned),
         headers: head.headers,
         attributes,
+        subject: peer.and_then(|peer| peer.subject.clone()),
         request_id: id.given().map(Box::from),
         connection,
     };

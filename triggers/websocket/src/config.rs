@@ -6,7 +6,7 @@ use http::Uri;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
-use trigger_auth::Auth;
+use trigger_auth::{Auth, RateLimit};
 use trigger_core::Problems;
 
 /// The subprotocol whose frames say which room they are of and by which number: see README.md.
@@ -32,6 +32,9 @@ pub struct Config {
     /// everybody where the function `is_public`, and whoever has a token for it where it is not.
     #[serde(default)]
     pub auth: Auth,
+    /// How often somebody may open a socket; whoever comes more often is answered 429.
+    #[serde(default)]
+    pub rate_limit: Option<RateLimit>,
     /// The origins whose pages may connect, as in `https://app.example.com`; `"*"` for every one. Left out, pages of the
     /// same host may. Who sends no `Origin` is no browser's page and may always.
     #[serde(default)]
@@ -178,6 +181,9 @@ impl Config {
                 problems.add("type", message, "choose \"token\", \"basic\" or \"jwt\"");
             }
         });
+        if let Some(limit) = &self.rate_limit {
+            problems.within("rate_limit", |problems| limit.check(problems));
+        }
         for origin in self.origins.iter().flatten().filter(|origin| !is_origin(origin)) {
             let help = "write a scheme, a host and perhaps a port: \"https://app.example.com\"; \"*\" for every origin";
             problems.add("origins", format!("{origin:?} is no origin"), help);

@@ -9,6 +9,8 @@ use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use trigger_core::SocketFrame;
 use uuid::Uuid;
 
+use crate::mark::Mark;
+
 /// Bytes for everyone, and the same in an envelope for those who speak `tripline.v1`.
 #[derive(Debug)]
 pub(crate) struct Frame {
@@ -21,7 +23,7 @@ pub(crate) struct Frame {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) room: Box<str>,
-    pub(crate) seq: u64,
+    pub(crate) seq: Arc<Mark>,
 }
 
 /// What those who speak `tripline.v1` are told (README.md has the table).
@@ -35,7 +37,7 @@ pub(crate) enum Told<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         room: Option<&'a str>,
         #[serde(skip_serializing_if = "Option::is_none")]
-        seq: Option<u64>,
+        seq: Option<&'a Mark>,
         #[serde(skip_serializing_if = "Option::is_none")]
         text: Option<&'a str>,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -43,12 +45,14 @@ pub(crate) enum Told<'a> {
     },
     Joined {
         room: &'a str,
-        seq: u64,
+        seq: &'a Mark,
     },
     Missed {
         room: &'a str,
-        after: u64,
-        before: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        after: Option<u64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        before: Option<u64>,
     },
     Join {
         room: &'a str,
@@ -84,11 +88,6 @@ impl Frame {
         Arc::new(Self { plain: Some(plain), place, envelope: OnceLock::new() })
     }
 
-    /// Its number in its room.
-    pub(crate) fn seq(&self) -> u64 {
-        self.place.as_ref().map_or(0, |place| place.seq)
-    }
-
     /// Bytes that it keeps, whatever it is sent as.
     pub(crate) fn len(&self) -> usize {
         self.plain.as_ref().or(self.envelope.get()).map_or(0, Message::len)
@@ -114,7 +113,7 @@ impl Frame {
             _ => (None, None),
         };
         let place = self.place.as_ref();
-        let (room, seq) = (place.map(|place| &*place.room), place.map(|place| place.seq));
+        let (room, seq) = (place.map(|place| &*place.room), place.map(|place| &*place.seq));
         Told::Message { room, seq, text, base64 }.message()
     }
 }
@@ -125,7 +124,7 @@ mod tests {
 
     #[test]
     fn an_envelope_says_where_its_frame_stands_and_is_made_once() {
-        let place = Place { room: "lobby".into(), seq: 7 };
+        let place = Place { room: "lobby".into(), seq: Arc::new(Mark::alone(7)) };
         let frame = Frame::new(SocketFrame::Text("hi \"you\"".into()), Some(place));
         let told = frame.message(true).unwrap();
         assert_eq!(told.to_text().unwrap(), r#"{"type":"message","room":"lobby","seq":7,"text":"hi \"you\""}"#);
@@ -134,7 +133,7 @@ mod tests {
         assert_eq!(frame.message(false).unwrap(), Message::text("hi \"you\""));
         let bytes = Frame::new(SocketFrame::Binary(vec![0, 255].into()), None).message(true).unwrap();
         assert_eq!(bytes.to_text().unwrap(), r#"{"type":"message","base64":"AP8="}"#);
-        let joined = Told::Joined { room: "lobby", seq: 3 }.frame();
+        let joined = Told::Joined { room: "lobby", seq: &Mark::alone(3) }.frame();
         assert!(joined.message(false).is_none(), "nobody else is told");
         assert_eq!(joined.message(true).unwrap().to_text().unwrap(), r#"{"type":"joined","room":"lobby","seq":3}"#);
     }

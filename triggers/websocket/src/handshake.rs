@@ -1,7 +1,7 @@
 //! A request that asks for a socket: whether it gets one.
 //!
-//! What is cheap is asked first: the protocol, then the origin, who it is, whether there is room, and at last the
-//! function, if it wants to be asked.
+//! What is cheap is asked first: the protocol, then the origin, how often somebody comes, who it is, whether there is
+//! room, and at last the function, if it wants to be asked.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +21,7 @@ use crate::connection;
 use crate::endpoint::{Endpoint, Refused, Registered, Serving};
 use crate::event;
 use crate::frame::Told;
+use crate::mark::Mark;
 use crate::socket::Socket;
 
 /// Rooms that a client may name to go on in.
@@ -41,7 +42,7 @@ impl Upgrade for Door {
 async fn open(endpoint: &Arc<Endpoint>, request: UpgradeRequest) -> Result<UpgradeAnswer, UpgradeRefused> {
     let serving = endpoint.serving().ok_or_else(|| shed(Shed::ShuttingDown, COME_BACK))?;
     let config = &serving.config;
-    let UpgradeRequest { path, query, mut headers, mut attributes, request_id, connection } = request;
+    let UpgradeRequest { path, query, mut headers, mut attributes, subject, request_id, connection } = request;
     let accept = accept_key(&headers)?;
     let refuse = |reason, retry_after| {
         serving.cx.dispatch.count_shed(&serving.cx.binding, reason, 1);
@@ -50,10 +51,17 @@ async fn open(endpoint: &Arc<Endpoint>, request: UpgradeRequest) -> Result<Upgra
     check_origin(&headers, &attributes, config).inspect_err(|_| {
         serving.cx.dispatch.count_shed(&serving.cx.binding, Shed::Forbidden, 1);
     })?;
+    let address = attributes.iter().find(|(name, _)| name == "client").map(|(_, address)| address.clone());
+    if let Some(limiter) = &serving.limiter {
+        limiter.check_head(&headers, address.as_deref()).map_err(denied)?;
+    }
     let caller = match &serving.guard {
         Some(guard) => Some(admitted(guard.check(&mut headers).await)?),
         None => None,
     };
+    if let Some(limiter) = &serving.limiter {
+        limiter.check_caller(caller.as_ref(), address.as_deref()).map_err(denied)?;
+    }
     let caller = caller.map(|Caller { name, claims }| {
         attributes.extend(claims.map(|claims| ("claims".into(), claims.into())));
         name
@@ -65,7 +73,8 @@ async fn open(endpoint: &Arc<Endpoint>, request: UpgradeRequest) -> Result<Upgra
         false => Vec::new(),
     };
     let mut socket = Socket::new(&path, attributes, enveloped);
-    socket.caller = caller;
+    // Whom the trigger asked for a proof, or else whom the connection's certificate names.
+    socket.caller = caller.or(subject);
     let registered = endpoint.register(socket, resume, config.max_connections).map_err(|refused| match refused {
         Refused::Full => refuse(Shed::Overload, COME_BACK),
         Refused::Ending => refuse(Shed::ShuttingDown, COME_BACK),
@@ -87,12 +96,14 @@ fn admitted(checked: Result<Checked, Denied>) -> Result<Caller, UpgradeRefused> 
         Ok(Checked::Caller(caller)) => Ok(caller),
         // What needs a body is refused with the manifest; whoever gets here all the same has proved nothing.
         Ok(Checked::Signature(_)) => Err(shed(Shed::Unauthenticated, COME_BACK)),
-        Err(Denied { reason, detail, challenge, retry_after }) => {
-            let mut refused = UpgradeRefused { detail, ..shed(reason, retry_after) };
-            refused.headers.extend(challenge.map(|challenge| (header::WWW_AUTHENTICATE, challenge)));
-            Err(refused)
-        }
+        Err(why) => Err(denied(why)),
     }
+}
+
+fn denied(Denied { reason, detail, challenge, retry_after }: Denied) -> UpgradeRefused {
+    let mut refused = UpgradeRefused { detail, ..shed(reason, retry_after) };
+    refused.headers.extend(challenge.map(|challenge| (header::WWW_AUTHENTICATE, challenge)));
+    refused
 }
 
 /// Asks the function. It may refuse by a status of its own, or by failing.
@@ -195,10 +206,10 @@ fn choose<'a>(headers: &HeaderMap, spoken: &'a [String]) -> Option<&'a str> {
     spoken.iter().map(String::as_str).find(|name| offered.contains(name))
 }
 
-/// What a client had last in each room: `resume_from=<room>:<number>`, once for each.
-fn resumed(query: &str) -> Result<Vec<(Box<str>, u64)>, UpgradeRefused> {
+/// What a client had last in each room: `resume_from=<room>:<seq>`, once for each.
+fn resumed(query: &str) -> Result<Vec<(Box<str>, Mark)>, UpgradeRefused> {
     let values = query.split('&').filter_map(|pair| pair.strip_prefix("resume_from="));
-    let read = |value: &str| -> Option<(Box<str>, u64)> {
+    let read = |value: &str| -> Option<(Box<str>, Mark)> {
         let text = percent_decode_str(value).decode_utf8().ok()?;
         let (room, seq) = text.rsplit_once(':')?;
         (1..=MAX_SOCKET_NAME).contains(&room.len()).then_some(())?;
@@ -263,7 +274,7 @@ mod tests {
     #[test]
     fn rooms_to_go_on_in_are_read_or_refused() {
         let read = resumed("x=1&resume_from=lobby:7&resume_from=a%3Ab%20c:18446744073709551615").unwrap();
-        assert_eq!(read, [("lobby".into(), 7), ("a:b c".into(), u64::MAX)]);
+        assert_eq!(read, [("lobby".into(), Mark::alone(7)), ("a:b c".into(), Mark::alone(u64::MAX))]);
         for query in ["resume_from=lobby", "resume_from=:1", "resume_from=lobby:x", "resume_from=%FF:1"] {
             assert_eq!(resumed(query).unwrap_err().code, "invalid_resume_from", "{query}");
         }

@@ -12,6 +12,7 @@
 //! never runs a function, never retries, and knows of HTTP what `trigger_core::upgrade` says. README.md has the promise,
 //! the keys and the close codes.
 
+mod cluster;
 mod config;
 mod connection;
 mod endpoint;
@@ -19,10 +20,13 @@ mod event;
 mod frame;
 mod handshake;
 mod hub;
+mod mark;
+mod peers;
 mod reply;
 mod room;
 mod socket;
 mod trigger;
+mod wire;
 
 pub use config::{Config, Event, OnFailure, SlowConsumer};
 pub use hub::Hub;

@@ -1,8 +1,10 @@
 //! A room: who is in it, and its newest messages for those who come back.
 //!
-//! Its messages are numbered. The first number of a room is the time at which it began, in microseconds: a room that
-//! begins anew, after a restart or because nobody needed it any more, numbers higher than it did before, so that a number
-//! is never taken for another and a client that names an old one is told that it missed something.
+//! Its messages are numbered. Where an engine is alone, each room numbers its own, and begins with the time at which it
+//! began, in microseconds: a room that begins anew, after a restart or because nobody needed it any more, numbers higher
+//! than it did before, so that a number is never taken for another and a client that names an old one is told that it
+//! missed something. Where engines share their sockets, a message has the number under which its engine said it
+//! (`peers`), and a room is the same on all of them: the members of all, and the newest messages of all.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -13,6 +15,8 @@ use uuid::Uuid;
 
 use crate::config::Config;
 use crate::frame::{Frame, Place, Told};
+use crate::mark::{ALONE, Mark};
+use crate::peers::Heard;
 use crate::socket::Socket;
 
 /// Bytes that one room keeps for those who resume.
@@ -23,63 +27,144 @@ const MAX_KEPT_BYTES_TOGETHER: usize = 64 << 20;
 
 pub(crate) struct Room {
     name: Box<str>,
-    pub(crate) members: BTreeMap<Uuid, Arc<Socket>>,
-    /// The number of its newest message.
+    pub(crate) members: BTreeMap<Uuid, Member>,
+    /// The number of its newest message, where the engine is alone.
     newest: u64,
-    kept: VecDeque<(Instant, Arc<Frame>)>,
+    kept: VecDeque<Kept>,
     pub(crate) kept_bytes: usize,
+    /// The messages that are not kept, or not any more.
+    pub(crate) lost: Mark,
+}
+
+/// A member of a room.
+pub(crate) enum Member {
+    Here(Arc<Socket>),
+    /// On the engine of this name.
+    There(u64),
+}
+
+struct Kept {
+    at: Instant,
+    frame: Arc<Frame>,
+    engine: u64,
+    number: u64,
+}
+
+/// The number under which an engine said something, and how far its hearer has heard all of them by then.
+pub(crate) struct Stamp {
+    pub(crate) engine: u64,
+    pub(crate) number: u64,
+    pub(crate) mark: Arc<Mark>,
 }
 
 impl Room {
-    pub(crate) fn new(name: &str, began_micros: u64) -> Self {
-        Self { name: name.into(), members: BTreeMap::new(), newest: began_micros, kept: VecDeque::new(), kept_bytes: 0 }
+    /// A room whose messages up to this number are gone, if there were any.
+    pub(crate) fn new(name: &str, lost: Mark) -> Self {
+        let newest = lost.get(ALONE);
+        Self { name: name.into(), members: BTreeMap::new(), newest, kept: VecDeque::new(), kept_bytes: 0, lost }
     }
 
-    /// Sends a frame to every member, and keeps it for those who come back, unless the other rooms keep too much.
-    pub(crate) fn send(&mut self, frame: SocketFrame, config: &Config, now: Instant, others_keep: usize) {
-        self.newest += 1;
-        let frame = Frame::new(frame, Some(Place { room: self.name.clone(), seq: self.newest }));
-        self.members.values().for_each(|member| member.push(&frame, config));
-        if config.replay_messages > 0 {
-            self.kept_bytes += frame.len();
-            self.kept.push_back((now, frame));
-            self.forget(config, now);
-            if others_keep + self.kept_bytes > MAX_KEPT_BYTES_TOGETHER {
-                self.kept.clear();
-                self.kept_bytes = 0;
+    /// Sends a frame to every member here, and keeps it for those who come back, unless the other rooms keep too much.
+    pub(crate) fn send(
+        &mut self,
+        frame: SocketFrame,
+        stamp: Option<&Stamp>,
+        config: &Config,
+        now: Instant,
+        others_keep: usize,
+    ) {
+        let (engine, number, mark) = match stamp {
+            Some(stamp) => (stamp.engine, stamp.number, stamp.mark.clone()),
+            None => {
+                self.newest += 1;
+                (ALONE, self.newest, Arc::new(Mark::alone(self.newest)))
             }
-        }
+        };
+        let frame = Frame::new(frame, Some(Place { room: self.name.clone(), seq: mark }));
+        self.push(&frame, config);
+        self.kept_bytes += frame.len();
+        self.kept.push_back(Kept { at: now, frame, engine, number });
+        self.forget(config, now);
+        while others_keep + self.kept_bytes > MAX_KEPT_BYTES_TOGETHER && self.forget_one() {}
     }
 
-    /// Takes a socket in, after the message that it says it had last; `false` where it is in already.
-    pub(crate) fn join(&mut self, socket: &Arc<Socket>, had: Option<u64>, config: &Config, now: Instant) -> bool {
+    /// Takes a socket in, after the messages that it says it had; `false` where it is in already.
+    pub(crate) fn join(
+        &mut self,
+        socket: &Arc<Socket>,
+        had: Option<&Mark>,
+        heard: Option<&Heard>,
+        config: &Config,
+        now: Instant,
+    ) -> bool {
         if self.members.contains_key(&socket.id) {
             return false;
         }
         self.forget(config, now);
-        if config.presence {
-            self.tell(&Told::Join { room: &self.name, client: socket.id }, config);
+        self.welcome(socket.id, config);
+        self.members.insert(socket.id, Member::Here(socket.clone()));
+        if let Some(had) = had {
+            // A number that this room never had is of another clock.
+            let unknown = heard.map_or(had.get(ALONE) > self.newest, |heard| !heard.vouches_from(had));
+            if unknown || had.is_behind(&self.lost) {
+                let alone = heard.is_none();
+                let (after, before) = (alone.then(|| had.get(ALONE)), alone.then(|| self.lost.get(ALONE) + 1));
+                socket.push(&Told::Missed { room: &self.name, after, before }.frame(), config);
+            }
+            let nothing = unknown && heard.is_none();
+            for kept in self.kept.iter().filter(|kept| nothing || kept.number > had.get(kept.engine)) {
+                socket.push(&kept.frame, config);
+            }
         }
-        self.members.insert(socket.id, socket.clone());
-        let Some(had) = had else {
-            socket.push(&Told::Joined { room: &self.name, seq: self.newest }.frame(), config);
-            return true;
-        };
-        let oldest = self.kept.front().map_or(self.newest + 1, |(_, frame)| frame.seq());
-        if had > self.newest || had + 1 < oldest {
-            socket.push(&Told::Missed { room: &self.name, after: had, before: oldest }.frame(), config);
-        }
-        for (_, frame) in self.kept.iter().filter(|(_, frame)| frame.seq() > had || had > self.newest) {
-            socket.push(frame, config);
-        }
-        socket.push(&Told::Joined { room: &self.name, seq: self.newest }.frame(), config);
+        let newest = heard.map_or_else(|| Arc::new(Mark::alone(self.newest)), Heard::mark);
+        socket.push(&Told::Joined { room: &self.name, seq: &newest }.frame(), config);
         true
     }
 
-    pub(crate) fn leave(&mut self, client: Uuid, config: &Config) {
-        if self.members.remove(&client).is_some() && config.presence {
-            self.tell(&Told::Leave { room: &self.name, client }, config);
+    /// Takes in a socket of another engine; `false` where it is in already.
+    pub(crate) fn arrive(&mut self, client: Uuid, engine: u64, config: &Config) -> bool {
+        if self.members.contains_key(&client) {
+            return false;
         }
+        self.welcome(client, config);
+        self.members.insert(client, Member::There(engine));
+        true
+    }
+
+    fn welcome(&self, client: Uuid, config: &Config) {
+        if config.presence {
+            self.push(&Told::Join { room: &self.name, client }.frame(), config);
+        }
+    }
+
+    /// Takes a member out; `false` where it is not in.
+    pub(crate) fn leave(&mut self, client: Uuid, config: &Config) -> bool {
+        let left = self.members.remove(&client).is_some();
+        if left && config.presence {
+            self.push(&Told::Leave { room: &self.name, client }.frame(), config);
+        }
+        left
+    }
+
+    /// Tells the members here that something was said that nobody here has heard.
+    pub(crate) fn tell_missed(&self, config: &Config) {
+        self.push(&Told::Missed { room: &self.name, after: None, before: None }.frame(), config);
+    }
+
+    /// The members on another engine.
+    pub(crate) fn members_on(&self, engine: u64) -> impl Iterator<Item = Uuid> {
+        self.members.iter().filter_map(move |(client, member)| match member {
+            Member::There(name) if *name == engine => Some(*client),
+            _ => None,
+        })
+    }
+
+    /// The members here.
+    pub(crate) fn members_here(&self) -> impl Iterator<Item = &Arc<Socket>> {
+        self.members.values().filter_map(|member| match member {
+            Member::Here(socket) => Some(socket),
+            Member::There(_) => None,
+        })
     }
 
     /// Whether nobody is in it, and nothing of it will be asked for.
@@ -88,22 +173,28 @@ impl Room {
         self.members.is_empty() && self.kept.is_empty()
     }
 
-    fn tell(&self, told: &Told<'_>, config: &Config) {
-        let frame = told.frame();
-        self.members.values().for_each(|member| member.push(&frame, config));
+    fn push(&self, frame: &Arc<Frame>, config: &Config) {
+        self.members_here().for_each(|member| member.push(frame, config));
     }
 
     /// Forgets what is too old or too much.
     fn forget(&mut self, config: &Config, now: Instant) {
         let age: Duration = config.replay_age();
-        while let Some((at, frame)) = self.kept.front()
+        while let Some(Kept { at, .. }) = self.kept.front()
             && (self.kept.len() > config.replay_messages
                 || self.kept_bytes > MAX_KEPT_BYTES
                 || now.saturating_duration_since(*at) > age)
         {
-            self.kept_bytes -= frame.len();
-            self.kept.pop_front();
+            self.forget_one();
         }
+    }
+
+    /// Forgets the oldest message, if there is one.
+    fn forget_one(&mut self) -> bool {
+        let Some(Kept { frame, engine, number, .. }) = self.kept.pop_front() else { return false };
+        self.kept_bytes -= frame.len();
+        self.lost.raise(engine, number);
+        true
     }
 }
 
@@ -120,7 +211,7 @@ mod tests {
     }
 
     fn send(room: &mut Room, text: &str, now: Instant) {
-        room.send(SocketFrame::Text(text.to_owned()), &config(), now, 0);
+        room.send(SocketFrame::Text(text.to_owned()), None, &config(), now, 0);
     }
 
     /// What a socket was told: a message's text and number, or else the type.
@@ -139,7 +230,7 @@ mod tests {
 
     #[test]
     fn who_comes_back_is_given_what_it_missed_and_told_what_is_gone() {
-        let (mut room, now, config) = (Room::new("lobby", 100), Instant::now(), config());
+        let (mut room, now, config) = (Room::new("lobby", Mark::alone(100)), Instant::now(), config());
         for text in ["a", "b", "c", "d"] {
             send(&mut room, text, now);
         }
@@ -154,7 +245,7 @@ mod tests {
             (Some(u64::MAX), &["missed", "b@102", "c@103", "d@104", "joined"]),
         ] {
             let member = socket();
-            assert!(room.join(&member, had, &config, now));
+            assert!(room.join(&member, had.map(Mark::alone).as_ref(), None, &config, now));
             assert_eq!(told(&member), expected, "{had:?}");
             room.leave(member.id, &config);
         }
@@ -162,10 +253,10 @@ mod tests {
 
     #[test]
     fn members_are_told_who_comes_and_goes() {
-        let (mut room, now, config) = (Room::new("lobby", 0), Instant::now(), config());
+        let (mut room, now, config) = (Room::new("lobby", Mark::alone(0)), Instant::now(), config());
         let (one, other) = (socket(), socket());
-        assert!(room.join(&one, None, &config, now) && room.join(&other, None, &config, now));
-        assert!(!room.join(&one, None, &config, now), "once");
+        assert!(room.join(&one, None, None, &config, now) && room.join(&other, None, None, &config, now));
+        assert!(!room.join(&one, None, None, &config, now), "once");
         room.leave(other.id, &config);
         assert_eq!(
             (told(&one), told(&other)),
@@ -175,9 +266,9 @@ mod tests {
 
     #[test]
     fn a_room_is_over_when_nobody_can_come_back_for_anything() {
-        let (mut room, now, config) = (Room::new("lobby", 0), Instant::now(), config());
+        let (mut room, now, config) = (Room::new("lobby", Mark::alone(0)), Instant::now(), config());
         let member = socket();
-        room.join(&member, None, &config, now);
+        room.join(&member, None, None, &config, now);
         send(&mut room, "a", now);
         room.leave(member.id, &config);
         assert!(!room.is_over(&config, now + Duration::from_secs(120)));

@@ -24,7 +24,7 @@ pub(crate) struct Socket {
     pub(crate) path: Box<str>,
     /// What the request that opened it was about.
     pub(crate) attributes: Box<[Attribute]>,
-    /// Who opened it, where its trigger asked for a proof.
+    /// Who opened it, where its trigger asked for a proof or its connection has shown a certificate.
     pub(crate) caller: Option<Box<str>>,
     /// Whether it speaks `tripline.v1`.
     pub(crate) enveloped: bool,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use trigger_auth::Guard;
+use trigger_auth::{Guard, Limiter};
 use trigger_core::upgrade::{Announced, Upgrades};
 use trigger_core::{BindError, Binding, Kind, Problems, Trigger, TriggerContext, TriggerError, TriggerKind};
 
@@ -71,7 +71,8 @@ impl Trigger for Bound {
         let Bound { config, announced, claim } = self;
         let (shutdown, endpoint) = (cx.shutdown.clone(), claim.endpoint.clone());
         let guard = Guard::new(&config.auth, &cx).map_err(TriggerError)?;
-        endpoint.serve(Serving { config, guard, cx });
+        let limiter = config.rate_limit.as_ref().map(|limit| Limiter::new(limit, &cx));
+        endpoint.serve(Serving { config, guard, limiter, cx });
         let open = announced.open(Arc::new(Door(endpoint.clone())));
         shutdown.cancelled().await;
         drop(open);

@@ -8,41 +8,7 @@ use tokio_tungstenite::tungstenite::Message;
 use trigger_core::testing::FakeDispatch;
 use trigger_core::{Answer, Response, Shed};
 
-use super::support::{Place, in_time, told, wait_for_events};
-
-/// A frame as a client sends it, with a mask of zeros unless it is to have none.
-fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
-    let mut frame = vec![first];
-    match payload.len() {
-        short @ 0..126 => frame.push(0x80 | short as u8),
-        long => {
-            frame.push(0x80 | 126);
-            frame.extend((long as u16).to_be_bytes());
-        }
-    }
-    frame.extend([0; 4]);
-    frame.extend(payload);
-    frame
-}
-
-/// The first frame that comes, which is short, and whether the connection ends behind it.
-async fn answer(stream: &mut tokio::net::TcpStream) -> (u8, Vec<u8>) {
-    let mut head = [0; 2];
-    in_time("a frame", stream.read_exact(&mut head)).await.unwrap();
-    let mut payload = vec![0; usize::from(head[1])];
-    in_time("its payload", stream.read_exact(&mut payload)).await.unwrap();
-    (head[0], payload)
-}
-
-async fn close_code(stream: &mut tokio::net::TcpStream) -> u16 {
-    let (first, payload) = answer(stream).await;
-    assert_eq!(first, 0x88, "a close frame: {payload:?}");
-    let _ = stream.shutdown().await;
-    let mut rest = Vec::new();
-    in_time("the end", stream.read_to_end(&mut rest)).await.unwrap();
-    assert!(rest.is_empty(), "nothing follows a close frame: {rest:?}");
-    u16::from_be_bytes([payload[0], payload[1]])
-}
+use super::support::{Place, answer, close_code, frame, in_time, told, wait_for_events};
 
 #[tokio::test]
 async fn frames_that_break_the_protocol_have_their_close_codes() {

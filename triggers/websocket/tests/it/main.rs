@@ -2,7 +2,10 @@
 
 mod bad_input;
 mod bounds;
+mod callers;
+mod cases;
 mod events;
 mod lifetime;
 mod rooms;
+mod shared;
 mod support;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_tungstenite::WebSocketStream;
@@ -15,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use trigger_core::testing::{FakeDispatch, eventually};
 use trigger_core::{Kind, Problems, SocketCommand, SocketEffect, Sockets as _, Trigger as _, TriggerKind as _};
-use trigger_http::{Routes, Server, ServerConfig};
+use trigger_http::{Routes, Server, ServerConfig, Trust};
 use trigger_websocket::{Hub, Websocket};
 
 /// Longer than anything here takes, shorter than patience.
@@ -50,7 +51,12 @@ impl Running {
 
 impl Place {
     pub(crate) async fn new() -> Self {
-        let config = ServerConfig { listen: ([127, 0, 0, 1], 0).into(), ..ServerConfig::default() };
+        Self::trusting(Trust::default()).await
+    }
+
+    /// One that believes what these proxies say.
+    pub(crate) async fn trusting(trust: Trust) -> Self {
+        let config = ServerConfig { listen: ([127, 0, 0, 1], 0).into(), trust, ..ServerConfig::default() };
         let server = Server::bind(config).await.unwrap();
         let (addr, routes) = (server.local_addr(), server.routes());
         TaskTracker::new().spawn(server.run(CancellationToken::new(), CancellationToken::new()));
@@ -169,4 +175,53 @@ pub(crate) fn told(dispatch: &FakeDispatch, attribute: &str) -> Vec<String> {
 
 pub(crate) async fn wait_for_events(dispatch: &FakeDispatch, count: usize) {
     eventually("events", || dispatch.seen().len() >= count).await;
+}
+
+/// A frame as a client sends it, with a mask of zeros.
+pub(crate) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![first];
+    match payload.len() {
+        short @ 0..126 => frame.push(0x80 | short as u8),
+        long @ 126..65_536 => {
+            frame.push(0x80 | 126);
+            frame.extend((long as u16).to_be_bytes());
+        }
+        longer => {
+            frame.push(0x80 | 127);
+            frame.extend((longer as u64).to_be_bytes());
+        }
+    }
+    frame.extend([0; 4]);
+    frame.extend(payload);
+    frame
+}
+
+/// The first byte of the next frame, and its payload.
+pub(crate) async fn answer(stream: &mut TcpStream) -> (u8, Vec<u8>) {
+    let mut head = [0; 2];
+    in_time("a frame", stream.read_exact(&mut head)).await.unwrap();
+    let length = match head[1] {
+        126 => u64::from(in_time("its length", stream.read_u16()).await.unwrap()),
+        127 => in_time("its length", stream.read_u64()).await.unwrap(),
+        short => short.into(),
+    };
+    let mut payload = vec![0; length as usize];
+    in_time("its payload", stream.read_exact(&mut payload)).await.unwrap();
+    (head[0], payload)
+}
+
+/// The code of the close frame, which is next and the last.
+pub(crate) async fn close_code(stream: &mut TcpStream) -> u16 {
+    let (first, payload) = answer(stream).await;
+    assert_eq!(first, 0x88, "a close frame: {payload:?}");
+    ends(stream).await;
+    payload.first_chunk().map_or(1005, |code| u16::from_be_bytes(*code))
+}
+
+/// Waits for the end of a connection, before which nothing comes.
+pub(crate) async fn ends(stream: &mut TcpStream) {
+    let _it_may_be_closed_already = stream.shutdown().await;
+    let mut rest = Vec::new();
+    in_time("the end", stream.read_to_end(&mut rest)).await.unwrap();
+    assert!(rest.is_empty(), "nothing follows a close frame: {rest:?}");
 }
