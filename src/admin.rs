@@ -6,6 +6,7 @@
 mod api;
 mod clock;
 mod dead_letters;
+mod doctor;
 mod invocations;
 pub mod invoke;
 mod jobs;
@@ -34,6 +35,7 @@ pub use dead_letters::{
     CountView, OutcomesRequest, OutcomesView, PurgeRequest, PurgeStep, RedriveRequest, RedriveStep, RedriveView,
     StepPosition,
 };
+pub use doctor::FindingView;
 pub use invocations::{CancelView, InvocationView};
 pub use jobs::{EnqueueRequest, EnqueueView};
 pub use queue::{LedgerView, PauseRequest, PauseView};
@@ -106,6 +108,7 @@ fn router(engine: Arc<Engine>) -> Router {
         .merge(metrics::routes())
         .merge(schedules::routes())
         .merge(tokens::routes())
+        .merge(doctor::routes())
         .layer(middleware::from_fn_with_state((), only_local))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(engine)

@@ -8,6 +8,7 @@ pub mod check;
 pub mod client;
 pub mod clock;
 mod dlq;
+mod doctor;
 pub mod invoke;
 pub mod jobs;
 mod ledger;
@@ -81,6 +82,9 @@ pub enum Command {
     Tokens(tokens::Tokens),
     /// Where every event is: accepted, waiting, running, ended. Exit code 1 where one is nowhere.
     Ledger(Remote),
+    /// What may keep the engine from holding what it promises: triggers that cannot do their work, streams that drop
+    /// messages. Exit code 1 where something was found.
+    Doctor(Remote),
     /// What the engine's clock shows; `advance` moves a virtual one.
     Clock(Clock),
     /// Schedules: what is due, what was made and what was not.
@@ -383,6 +387,7 @@ pub async fn ask(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Timers(timers) => return timers::run(timers).await,
         Command::Tokens(tokens) => tokens::run(tokens).await,
+        Command::Doctor(remote) => return doctor::run(&Client::new(&remote)?).await,
         Command::Ledger(remote) => return ledger::run(&Client::new(&remote)?).await,
         Command::Traces(query) => traces::run(query).await,
         Command::Dlq(dlq) => dlq::run(dlq).await,

@@ -9,7 +9,9 @@ use chrono::{DateTime, Utc};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use trigger_core::{BindError, Binding, Bus, Clock, Credentials, Dispatch, Jobs, Problem, Sockets, Step, Timers};
+use trigger_core::{
+    BindError, Binding, Bus, Clock, Credentials, Dispatch, Finding, Jobs, Problem, Sockets, Step, Timers,
+};
 
 use crate::advance::Advance;
 use crate::config::{self, Document, EngineConfig, FunctionConfig, Manifest, Report, StoreConfig};
@@ -382,6 +384,11 @@ impl Engine {
     /// The instants of a trigger, if it has a schedule.
     pub fn timetable(&self, row: &store::TriggerRow) -> Option<Arc<dyn trigger_core::Timetable>> {
         self.kinds.timetable_of(row)
+    }
+
+    /// What of a trigger's source cannot hold what is promised of its events.
+    pub async fn examine(&self, row: &TriggerRow) -> Vec<Finding> {
+        self.kinds.examine(row).await
     }
 
     /// One line about a trigger, for people.

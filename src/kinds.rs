@@ -10,7 +10,8 @@ use std::sync::Arc;
 use schemars::generate::SchemaSettings;
 use serde_json::Value;
 use trigger_core::{
-    BindError, Binding, BoxFuture, Kind, Problems, Timetable, Trigger, TriggerContext, TriggerError, TriggerKind,
+    BindError, Binding, BoxFuture, Finding, Kind, Problems, Timetable, Trigger, TriggerContext, TriggerError,
+    TriggerKind,
 };
 
 use crate::store::TriggerRow;
@@ -154,6 +155,15 @@ impl Kinds {
         }
     }
 
+    /// What of a trigger's source cannot hold what is promised of its events.
+    pub async fn examine(&self, row: &TriggerRow) -> Vec<Finding> {
+        let kind = row.binding.trigger_type;
+        match (self.get(kind), self.read(kind, &row.config)) {
+            (Some(known), Ok(section)) => known.examine(section).await,
+            _ => Vec::new(),
+        }
+    }
+
     /// Acquires a trigger's port, subscription or lease. Accepts no event yet.
     pub async fn bind(&self, row: &TriggerRow) -> Result<Box<dyn BoundTrigger>, BindError> {
         let kind = row.binding.trigger_type;
@@ -199,6 +209,7 @@ trait AnyKind: Send + Sync {
     fn describe(&self, section: &Section) -> String;
     fn timetable(&self, section: &Section) -> Option<Arc<dyn Timetable>>;
     fn streams(&self, section: &Section) -> bool;
+    fn examine(&self, section: Section) -> BoxFuture<'static, Vec<Finding>>;
     fn bind(
         &self,
         section: Section,
@@ -248,6 +259,11 @@ impl<K: TriggerKind> AnyKind for Erased<K> {
 
     fn streams(&self, section: &Section) -> bool {
         self.kind.streams(typed::<K>(section))
+    }
+
+    fn examine(&self, section: Section) -> BoxFuture<'static, Vec<Finding>> {
+        let (kind, config) = (self.kind.clone(), typed::<K>(&section).clone());
+        Box::pin(async move { kind.examine(config).await })
     }
 
     fn bind(

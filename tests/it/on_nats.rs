@@ -208,3 +208,47 @@ async fn a_stream_that_is_kept_has_an_order_by_key_and_a_key_that_fails_is_held_
     assert!(*first_behind.0 >= *died, "its key waited for it, over its retries: {first_behind:?} {died}");
     assert!(*ran[0].0 < *died && ran[0].1 != "work.poison", "the others did not: {:?} {died}", ran[0]);
 }
+
+#[tokio::test]
+async fn doctor_names_what_of_a_stream_cannot_hold_what_is_promised() {
+    use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType};
+    let server = Server::own(true);
+    let js = async_nats::jetstream::new(async_nats::connect(server.url()).await.unwrap());
+    let loose = Config {
+        name: "LOOSE".into(),
+        subjects: vec!["loose.>".into()],
+        storage: StorageType::Memory,
+        discard: DiscardPolicy::Old,
+        max_messages: 100,
+        ..Default::default()
+    };
+    js.create_stream(loose).await.unwrap();
+    let functions = format!(
+        "{FUNCTIONS}\n[[functions.steer.triggers]]\ntype = \"pubsub\"\nstream = \"LOOSE\"\nconsumer = \"c\"\n\
+         [[functions.steer.triggers]]\ntype = \"pubsub\"\nstream = \"GONE\"\nconsumer = \"c\"\n"
+    );
+    let project = project(server.url(), &functions);
+    let engine = project.serve().await;
+    eventually("the missing stream to be noticed", async || {
+        project.admin("/api/v1/triggers").await["items"][2]["degraded"].is_string()
+    })
+    .await;
+    let output = project.run(&["doctor"]);
+    assert_eq!(output.status.code(), Some(1));
+    let told = String::from_utf8(output.stdout).unwrap();
+    for found in [
+        "default/steer/pubsub-2: stream \"LOOSE\" is kept in memory: a restart of the server loses its messages\n    keep it in files",
+        "default/steer/pubsub-2: stream \"LOOSE\" drops its oldest messages over 100 messages, run or not\n    refuse new",
+        "default/steer/pubsub-3: the server has no stream \"GONE\"",
+    ] {
+        assert!(told.contains(found), "{told}");
+    }
+    assert!(!told.contains("steer/pubsub:"), "nothing is found of a subject: {told}");
+    assert!(engine.stop().await.success());
+
+    let sound = self::project(server.url(), FUNCTIONS);
+    let _engine = sound.serve().await;
+    let output = sound.run(&["doctor"]);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(sound.json(&["doctor"])["items"], serde_json::json!([]));
+}

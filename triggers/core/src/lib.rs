@@ -53,7 +53,7 @@ pub use terms::{Fingerprint, FireCause, Ordering, PRIORITIES, Terms, Unique, Uni
 pub use timers::{NewTimer, Timers};
 pub use timetable::{MAX_INSTANTS, Timetable};
 pub use trace_context::TraceContext;
-pub use trigger::{BindError, Trigger, TriggerContext, TriggerError, TriggerKind};
+pub use trigger::{BindError, Finding, Trigger, TriggerContext, TriggerError, TriggerKind};
 
 /// A boxed, sendable future: what the object-safe traits of this crate return.
 pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;

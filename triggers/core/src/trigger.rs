@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -43,12 +44,33 @@ pub trait TriggerKind: Send + Sync + 'static {
         false
     }
 
+    /// What of its source, as it is set up now, cannot hold what is promised of its events. Changes nothing.
+    fn examine(&self, _config: Self::Config) -> impl Future<Output = Vec<Finding>> + Send {
+        std::future::ready(Vec::new())
+    }
+
     /// Acquires the port, subscription or lease. Accepts no event yet. `config` has passed `check`.
     fn bind(
         &self,
         config: Self::Config,
         binding: Arc<Binding>,
     ) -> impl Future<Output = Result<Self::Trigger, BindError>> + Send;
+}
+
+/// Something that may keep a promise from being held, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// What was found.
+    pub message: String,
+    /// What would be right.
+    pub help: String,
+}
+
+impl Finding {
+    /// One finding.
+    pub fn new(message: impl Into<String>, help: impl Into<String>) -> Self {
+        Self { message: message.into(), help: help.into() }
+    }
 }
 
 /// One bound event source.

@@ -19,7 +19,9 @@ mod subscribe;
 use std::fmt;
 use std::sync::Arc;
 
-use trigger_core::{BindError, Binding, Bus, Kind, Problems, Trigger, TriggerContext, TriggerError, TriggerKind};
+use trigger_core::{
+    BindError, Binding, Bus, Finding, Kind, Problems, Trigger, TriggerContext, TriggerError, TriggerKind,
+};
 
 use config::Source;
 pub use config::{Config, DeliverPolicy, Guarantee};
@@ -69,6 +71,13 @@ impl TriggerKind for Pubsub {
 
     fn describe(&self, config: &Config) -> String {
         config.describe()
+    }
+
+    async fn examine(&self, config: Config) -> Vec<Finding> {
+        match (config.source(), &self.clients) {
+            (Source::Stream(settings), Some(clients)) => stream::examine(&clients(), &settings).await,
+            _ => Vec::new(),
+        }
     }
 
     async fn bind(&self, config: Config, binding: Arc<Binding>) -> Result<PubsubTrigger, BindError> {

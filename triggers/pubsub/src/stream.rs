@@ -7,6 +7,7 @@
 
 mod consumer;
 mod deliver;
+mod examine;
 mod pull;
 
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use crate::Clients;
 use crate::config::StreamSettings;
 use crate::event::Seed;
 use deliver::Deliverer;
+pub(crate) use examine::examine;
 use pull::Puller;
 
 /// The pauses before the consumer is looked for again.
