@@ -13,6 +13,8 @@ use trigger_core::Clock;
 use tripline::admin;
 use tripline::bus;
 use tripline::cli::announce::{Addresses, announce};
+#[cfg(feature = "database")]
+use tripline::cli::database::DatabaseCommand;
 use tripline::cli::{self, Cli, Command, SchedulesCommand, check};
 use tripline::config::{BusConfig, Document, EngineConfig, Manifest, Report};
 #[cfg(feature = "http")]
@@ -42,6 +44,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Dev(options) => start(&options.run, options.clock.clock(), true),
         Command::Serve(options) => start(&options, Clock::system(), false),
         Command::Check(options) => check_manifest(&options),
+        #[cfg(feature = "database")]
+        Command::Database(cli::database::Database { command }) => block_on(in_databases(command)),
         Command::Invoke(invoke) => {
             block_on(cli::invoke::run(*invoke, |config: &EngineConfig| closed_kinds(Some(config))))
         }
@@ -102,7 +106,7 @@ struct Behind {
     #[cfg(feature = "timer")]
     alarms: Arc<trigger_timer::Alarms>,
     #[cfg(feature = "database")]
-    databases: trigger_database::Databases,
+    database: trigger_database::Database,
 }
 
 /// The trigger kinds of this build.
@@ -121,7 +125,7 @@ fn kinds(behind: Behind) -> anyhow::Result<Kinds> {
     #[cfg(feature = "cron")]
     kinds.add(trigger_cron::Cron::default())?;
     #[cfg(feature = "database")]
-    kinds.add(trigger_database::Database::new(behind.databases))?;
+    kinds.add(behind.database)?;
     #[cfg(feature = "job")]
     kinds.add(trigger_job::Job::new(behind.queues))?;
     #[cfg(feature = "timer")]
@@ -211,6 +215,47 @@ fn check_manifest(options: &cli::Check) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// Looks at what captures changes in databases, or changes it. Exit code 1 where something is in the way.
+#[cfg(feature = "database")]
+async fn in_databases(command: DatabaseCommand) -> anyhow::Result<ExitCode> {
+    let which = match &command {
+        DatabaseCommand::Plan(which) => which,
+        DatabaseCommand::Apply(change) | DatabaseCommand::Drop(change) => &change.which,
+    };
+    let document = Document::read(&manifest_path(&which.manifest))?;
+    let config = document.engine();
+    let kinds = closed_kinds(Some(&config))?;
+    let manifest = document.manifest(&kinds)?;
+    let mut triggers = Vec::new();
+    for row in manifest.functions.iter().flat_map(|function| &function.triggers) {
+        let section = kinds.read(row.binding.trigger_type, &row.config).map_err(anyhow::Error::msg)?;
+        if let Some(config) = section.config::<trigger_database::Database>() {
+            triggers.push((row.binding.path(), config.clone()));
+        }
+    }
+    let installations =
+        trigger_database::Installation::all(&databases(&config), &config.namespace, triggers, &which.database)
+            .map_err(anyhow::Error::msg)?;
+    let mut plans = Vec::with_capacity(installations.len());
+    for one in installations {
+        let plan = match &command {
+            DatabaseCommand::Plan(_) => one.plan().await,
+            DatabaseCommand::Apply(change) => one.apply(change.discard).await,
+            DatabaseCommand::Drop(change) => one.drop(change.discard).await,
+        };
+        plans.push(plan.map_err(|why| anyhow::anyhow!("database {}: {why}", one.database))?);
+    }
+    if which.json {
+        cli::print_json(&serde_json::json!({ "databases": plans }))?;
+    } else {
+        let statements = matches!(command, DatabaseCommand::Plan(_));
+        let text: Vec<String> = plans.iter().map(|plan| plan.text(statements)).collect();
+        cli::print_line(text.concat().trim_end());
+    }
+    let sound = plans.iter().all(|plan| plan.problems.is_empty());
+    Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
 /// For inspecting modules: nothing is ever compiled.
 struct NoModules;
 
@@ -261,7 +306,7 @@ async fn serve(
         #[cfg(feature = "timer")]
         alarms: alarms.clone(),
         #[cfg(feature = "database")]
-        databases: databases(&config),
+        database: trigger_database::Database::new(databases(&config)).installing(dev),
     })?;
     let sources = Sources {
         bus: open_bus.bus.clone(),

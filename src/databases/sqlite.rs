@@ -150,6 +150,10 @@ fn lost(_: tokio::task::JoinError) -> Error {
 }
 
 impl Database for SqliteDatabase {
+    fn caused_by(&self, _cause: String) -> Arc<dyn Database> {
+        Arc::new(Self(self.0.clone()))
+    }
+
     fn query(&self, statement: String, parameters: Vec<Value>) -> BoxFuture<'_, Result<Rows>> {
         let bounds = self.0.bounds;
         Box::pin(self.0.clone().once(move |open| query(open, &statement, parameters, bounds)))

@@ -1,6 +1,9 @@
 //! Databases as sources of events: real servers and files, the real binary, writers that know nothing of it.
 
 mod channel;
+mod tables;
+
+use serde_json::Value;
 
 use crate::support::engine::Project;
 use crate::support::eventually;
@@ -42,9 +45,12 @@ async fn unhealthy(project: &Project, why: &str) {
     .await;
 }
 
-/// How often the function ended well.
+/// How often the function ended well, as the store has it: traces of an engine's last second die with it.
 async fn ok(project: &Project) -> usize {
-    project.attempts("steer").await.iter().filter(|(_, outcome)| outcome == "ok").count()
+    let ledger = project.json(&["ledger"]);
+    let of_steer = ledger["items"].as_array().unwrap().iter().filter(|row| row["function_name"] == "steer");
+    let ended = of_steer.flat_map(|row| row["ended"].as_array().unwrap()).filter(|one| one["outcome"] == "ok");
+    ended.map(|one| one["count"].as_u64().unwrap() as usize).sum()
 }
 
 /// Waits until the function ended well so often, and no oftener.
@@ -62,4 +68,25 @@ fn balanced(project: &Project) -> bool {
 /// Backends of the server that hold an advisory lock.
 fn lock_holders(server: &Server) -> String {
     server.query("SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted").unwrap()
+}
+
+/// What the function was given, of every invocation that ended well, in the order of their first attempts.
+async fn events(project: &Project) -> Vec<Value> {
+    let traces = project.admin("/api/v1/traces?function=steer&limit=1000").await;
+    let mut events = Vec::new();
+    for row in traces["items"].as_array().unwrap().iter().rev().filter(|row| row["outcome"] == "ok") {
+        let status = project.json(&["status", row["invocation_id"].as_str().unwrap()]);
+        events.push(serde_json::from_str(status["body"].as_str().unwrap()).unwrap());
+    }
+    events
+}
+
+/// Has the binary install what captures changes.
+fn apply(project: &Project) {
+    let output = project.run(&["database", "apply"]);
+    assert!(output.status.success(), "{}{}", said(&output.stdout), said(&output.stderr));
+}
+
+fn said(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }

@@ -232,6 +232,22 @@ impl InvocationContext {
         self.trace = cause.trace.child();
     }
 
+    /// What is left with a change that its guest makes where no header goes along: depth, invocation and trace of what
+    /// the change causes. [`adopt_cause`](Self::adopt_cause) is the way back.
+    pub fn cause(&self) -> String {
+        format!("{} {} {}", self.depth.saturating_add(1), self.invocation_id, self.trace.child().traceparent())
+    }
+
+    /// Takes depth, parent and trace from what was left with a change. What cannot be read does not lower the guard.
+    pub fn adopt_cause(&mut self, cause: &str) {
+        let mut words = cause.split(' ');
+        self.depth = words.next().and_then(|depth| depth.parse().ok()).unwrap_or(u32::MAX);
+        self.parent = words.next().and_then(|parent| parent.parse().ok());
+        if let Some(trace) = words.next().and_then(|parent| TraceContext::parse(parent, None)) {
+            self.trace = trace;
+        }
+    }
+
     /// Takes depth, parent and trace from headers that an engine put on a message it sent.
     pub fn adopt_lineage(&mut self) {
         if let Some(depth) = self.headers.get_str(crate::bus::DEPTH_HEADER) {

@@ -120,6 +120,11 @@ impl Operation {
             Operation::Delete => "delete",
         }
     }
+
+    /// The operation whose word this is.
+    pub(crate) fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|one| one.as_str() == word)
+    }
 }
 
 /// What a section means.
@@ -157,6 +162,18 @@ pub(crate) struct Capture {
     pub(crate) when: Option<String>,
     /// `None` for the primary key.
     pub(crate) key: Option<Vec<String>>,
+}
+
+impl Capture {
+    /// The table as people write it.
+    pub(crate) fn name(&self) -> String {
+        self.schema.iter().chain([&self.table]).map(String::as_str).collect::<Vec<_>>().join(".")
+    }
+
+    /// Whether events are in order, by whatever key.
+    pub(crate) fn is_ordered(&self) -> bool {
+        self.key.as_ref().is_none_or(|key| !key.is_empty())
+    }
 }
 
 impl Config {

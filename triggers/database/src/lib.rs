@@ -14,7 +14,10 @@
 mod channel;
 mod config;
 mod event;
+mod outbox;
 mod places;
+mod plan;
+mod postgres;
 mod session;
 
 use std::fmt;
@@ -26,17 +29,25 @@ use channel::ChannelTrigger;
 use config::Source;
 pub use config::{Config, Guarantee, Mode, Operation};
 pub use places::{Databases, Place, Server};
+pub use plan::{Action, Installation, Plan, Step};
+use postgres::PostgresTrigger;
 
 /// The database trigger's kind: `type = "database"`.
 #[derive(Clone, Default)]
 pub struct Database {
     databases: Arc<Databases>,
+    installs: bool,
 }
 
 impl Database {
     /// Events of these databases.
     pub fn new(databases: Databases) -> Self {
-        Self { databases: Arc::new(databases) }
+        Self { databases: Arc::new(databases), installs: false }
+    }
+
+    /// The same where triggers install by themselves what captures changes: nobody reviews it while developing.
+    pub fn installing(self, installs: bool) -> Self {
+        Self { installs, ..self }
     }
 }
 
@@ -75,7 +86,11 @@ impl TriggerKind for Database {
                 Ok(DatabaseTrigger::Channel(ChannelTrigger { name, server: server.clone(), settings }))
             }
             (Source::Channel(_), Place::Sqlite(_)) => Err(refused("a SQLite database has no channels")),
-            (Source::Table(_), _) => Err(refused("tables are not here yet")),
+            (Source::Table(settings), Place::Postgres(server)) => {
+                let (installs, server) = (self.installs, server.clone());
+                Ok(DatabaseTrigger::Postgres(PostgresTrigger::new(&name, server, settings, installs)))
+            }
+            (Source::Table(_), Place::Sqlite(_)) => Err(refused("tables of SQLite are not here yet")),
         }
     }
 }
@@ -84,12 +99,15 @@ impl TriggerKind for Database {
 pub enum DatabaseTrigger {
     /// Notifications of a channel.
     Channel(ChannelTrigger),
+    /// Changes of a table in PostgreSQL.
+    Postgres(PostgresTrigger),
 }
 
 impl Trigger for DatabaseTrigger {
     async fn run(self, cx: TriggerContext) -> Result<(), TriggerError> {
         match self {
             DatabaseTrigger::Channel(trigger) => trigger.run(cx).await,
+            DatabaseTrigger::Postgres(trigger) => trigger.run(cx).await,
         }
         Ok(())
     }

@@ -12,6 +12,9 @@ use crate::Server;
 /// How long a connection and a statement of the engine's own may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long an installation waits for locks: whoever writes to the table waits behind it.
+pub(crate) const PATIENCE_FOR_LOCKS: Duration = Duration::from_secs(10);
+
 /// The pauses before a database that is away is tried again.
 pub(crate) const FIRST_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(5);
