@@ -1,6 +1,7 @@
 //! Databases as sources of events: real servers and files, the real binary, writers that know nothing of it.
 
 mod channel;
+mod sqlite;
 mod tables;
 
 use serde_json::Value;

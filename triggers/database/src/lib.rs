@@ -19,6 +19,7 @@ mod places;
 mod plan;
 mod postgres;
 mod session;
+mod sqlite;
 
 use std::fmt;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ pub use config::{Config, Guarantee, Mode, Operation};
 pub use places::{Databases, Place, Server};
 pub use plan::{Action, Installation, Plan, Step};
 use postgres::PostgresTrigger;
+use sqlite::SqliteTrigger;
 
 /// The database trigger's kind: `type = "database"`.
 #[derive(Clone, Default)]
@@ -90,7 +92,9 @@ impl TriggerKind for Database {
                 let (installs, server) = (self.installs, server.clone());
                 Ok(DatabaseTrigger::Postgres(PostgresTrigger::new(&name, server, settings, installs)))
             }
-            (Source::Table(_), Place::Sqlite(_)) => Err(refused("tables of SQLite are not here yet")),
+            (Source::Table(settings), Place::Sqlite(file)) => {
+                Ok(DatabaseTrigger::Sqlite(SqliteTrigger::new(&name, file.clone(), settings, self.installs)))
+            }
         }
     }
 }
@@ -101,6 +105,8 @@ pub enum DatabaseTrigger {
     Channel(ChannelTrigger),
     /// Changes of a table in PostgreSQL.
     Postgres(PostgresTrigger),
+    /// Changes of a table in a SQLite file.
+    Sqlite(SqliteTrigger),
 }
 
 impl Trigger for DatabaseTrigger {
@@ -108,6 +114,7 @@ impl Trigger for DatabaseTrigger {
         match self {
             DatabaseTrigger::Channel(trigger) => trigger.run(cx).await,
             DatabaseTrigger::Postgres(trigger) => trigger.run(cx).await,
+            DatabaseTrigger::Sqlite(trigger) => trigger.run(cx).await,
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use crate::config::{Capture, Source};
-use crate::{Config, Databases, Place, postgres};
+use crate::{Config, Databases, Place, postgres, sqlite};
 
 /// The version of what is installed: another one is an upgrade.
 const LAYOUT: u32 = 1;
@@ -181,7 +181,7 @@ impl Installation {
     async fn work(&self, work: Work) -> Result<Plan, String> {
         match &self.place {
             Place::Postgres(server) => postgres::install::work(self, server, work).await,
-            Place::Sqlite(_) => Err("SQLite files cannot be asked yet".to_owned()),
+            Place::Sqlite(file) => sqlite::install::work(self, file, work).await,
         }
     }
 }
