@@ -200,3 +200,20 @@ async fn what_guests_write_to_a_file_carries_its_depth_and_the_outbox_is_not_the
     eventually("the chain to be cut", async || dead().await.len() == 1).await;
     assert_eq!(dead().await[0]["reason"], "depth_exceeded");
 }
+
+#[tokio::test]
+async fn a_change_in_a_file_that_the_engine_will_never_take_is_put_aside() {
+    let functions =
+        function("table = \"orders\"").replace("retry_count = 0", "retry_count = 0\nmax_input_bytes = 1000");
+    let project = Project::new(&engine(FILE), &functions);
+    project.guest("steer.wat", "steer.wasm");
+    let file = project.path("shop.db");
+    write(&file, "CREATE TABLE orders (id INTEGER PRIMARY KEY, note TEXT)");
+    apply(&project);
+    write(&file, "INSERT INTO orders VALUES (1, printf('%.2000c', 'x')), (2, 'y')");
+    let _engine = project.serve().await;
+    eventually_ok(&project, 1).await;
+    eventually("all to be read", async || count(&file, "tripline_changes") == 0).await;
+    assert_eq!(count(&file, "tripline_refused WHERE key = '1' AND why LIKE 'the payload has%'"), 1);
+    assert!(balanced(&project));
+}

@@ -382,3 +382,21 @@ async fn a_function_that_changes_its_own_table_is_stopped_and_writers_are_not() 
     eventually_ok(&project, 3).await;
     assert_eq!(ok(&project).await, 3);
 }
+
+#[tokio::test]
+async fn a_change_that_the_engine_will_never_take_is_put_aside_and_holds_up_nobody() {
+    let server = orders();
+    let functions = function(ORDERS).replace("retry_count = 0", "retry_count = 0\nmax_input_bytes = 1000");
+    let project = Project::new(&engine(server.url()), &functions);
+    project.guest("steer.wat", "steer.wasm");
+    apply(&project);
+    sql(&server, "INSERT INTO orders VALUES (1), (2); UPDATE orders SET note = repeat('x', 2000) WHERE id = 1");
+    sql(&server, "INSERT INTO orders VALUES (3)");
+    let _engine = project.serve().await;
+    eventually_ok(&project, 3).await;
+    eventually("all to be read", async || waiting(&server) == "0").await;
+    let aside = sql(&server, "SELECT operation, key, length(new_row) > 2000, why FROM tripline_cdc.refused");
+    assert!(aside.starts_with("update|1|t|the payload has"), "{aside}");
+    assert_eq!(project.metric("tripline_invocations_total", &["shed", "too_large"]).await, 1);
+    assert!(balanced(&project));
+}

@@ -391,3 +391,24 @@ impl InvocationContext {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::FakeDispatch;
+
+    #[test]
+    fn what_a_change_causes_is_one_deeper_in_the_same_trace() {
+        let cx = FakeDispatch::echo().context(Kind::Database, "orders");
+        let mut cause = cx.event(Custody::Engine, Bytes::new());
+        cause.depth = 3;
+        let mut event = cx.event(Custody::Engine, Bytes::new());
+        event.adopt_cause(&cause.cause());
+        assert_eq!((event.depth, event.parent), (4, Some(cause.invocation_id)));
+        assert_eq!(event.trace.trace_id, cause.trace.trace_id);
+        for forged in ["", "x", "-1 me", "4294967296"] {
+            event.adopt_cause(forged);
+            assert_eq!((event.depth, event.parent), (u32::MAX, None), "{forged:?}");
+        }
+    }
+}

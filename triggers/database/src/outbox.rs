@@ -81,5 +81,5 @@ pub(crate) async fn hand_over(cx: &TriggerContext, origin: &Origin, changes: Vec
 
 /// Whether the same event may fare better in a while.
 fn is_passing(reason: Shed) -> bool {
-    matches!(reason, Shed::Overload | Shed::ShuttingDown | Shed::StoreUnavailable | Shed::Backlog)
+    matches!(reason, Shed::Overload | Shed::CircuitOpen | Shed::ShuttingDown | Shed::StoreUnavailable | Shed::Backlog)
 }

@@ -241,7 +241,8 @@ type Row = (i64, String, i64, String, Option<String>, Option<String>, Option<Str
 /// first, and skipped by the others.
 async fn read(connection: &mut PgConnection, schema: &str, id: i32, batch: u32) -> sqlx::Result<Vec<Change>> {
     let ask = format!(
-        "SELECT c.id, c.xid::text, (extract(epoch FROM c.at) * 1000000)::bigint, c.operation, c.key, c.cause,
+        "SELECT c.id, c.xid::text, (extract(epoch FROM c.at) * 1000000)::bigint, c.operation, left(c.key, 255),
+            left(c.cause, 300),
             CASE WHEN page.size <= $4 THEN c.old_row END, CASE WHEN page.size <= $4 THEN c.new_row END,
             page.size > $4
          FROM (

@@ -14,7 +14,7 @@ pub(super) const PUT_ASIDE: &str = "INSERT INTO tripline_refused
     SELECT id, trigger, at, operation, key, cause, old_row, new_row, ?2 FROM tripline_changes WHERE id = ?1";
 
 /// Reads the next changes.
-pub(super) const READ: &str = "SELECT id, at, operation, key, cause,
+pub(super) const READ: &str = "SELECT id, at, operation, substr(key, 1, 255), substr(cause, 1, 300),
     CASE WHEN size <= ?3 THEN old_row END, CASE WHEN size <= ?3 THEN new_row END, size > ?3
     FROM (SELECT *, coalesce(length(old_row), 0) + coalesce(length(new_row), 0) AS size
           FROM tripline_changes WHERE trigger = ?1 ORDER BY id LIMIT ?2)
