@@ -7,6 +7,7 @@ pub mod announce;
 pub mod check;
 pub mod client;
 pub mod clock;
+pub mod database;
 mod dlq;
 mod doctor;
 pub mod invoke;
@@ -78,6 +79,8 @@ pub enum Command {
     Jobs(jobs::Jobs),
     /// Moments at which functions run once.
     Timers(timers::Timers),
+    /// What captures changes in databases for `type = "database"` triggers: look at it, install it, remove it.
+    Database(database::Database),
     /// Bearer tokens of callers, for routes that ask for one (`auth.type = "token"`).
     Tokens(tokens::Tokens),
     /// Where every event is: accepted, waiting, running, ended. Exit code 1 where one is nowhere.
@@ -394,6 +397,8 @@ pub async fn ask(command: Command) -> anyhow::Result<ExitCode> {
         Command::Clock(clock) => clock::run(clock).await,
         Command::Schedules(Schedules { command }) => schedules::run(command).await,
         Command::Jobs(jobs) => return jobs::run(jobs).await,
+        // A build that has the kind does it itself.
+        Command::Database(_) => anyhow::bail!("the trigger kind \"database\" is not in this build"),
         Command::Dev(_) | Command::Serve(_) | Command::Check(_) | Command::Invoke(_) => {
             unreachable!("main runs these itself: they need the trigger kinds")
         }

@@ -133,6 +133,10 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// One database. A future that is dropped stops its statement.
 pub trait Database: Send + Sync + 'static {
+    /// The same database for one cause ([`InvocationContext::cause`](trigger_core::InvocationContext::cause)), which
+    /// goes along with every change: whoever captures changes finds it there.
+    fn caused_by(&self, cause: String) -> Arc<dyn Database>;
+
     /// The rows of one statement.
     fn query(&self, statement: String, parameters: Vec<Value>) -> BoxFuture<'_, Result<Rows>>;
 

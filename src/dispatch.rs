@@ -469,4 +469,8 @@ impl Dispatch for Dispatcher {
         counters.accepted_many(events);
         counters.told.shed(reason, events);
     }
+
+    fn count_gap(&self, binding: &Binding) {
+        self.ledger.counters(binding).gap();
+    }
 }

@@ -65,6 +65,13 @@ pub struct Section {
     config: Box<dyn Any + Send + Sync>,
 }
 
+impl Section {
+    /// The configuration, where the section is of this kind.
+    pub fn config<K: TriggerKind>(&self) -> Option<&K::Config> {
+        self.config.downcast_ref().filter(|_| self.kind == K::KIND)
+    }
+}
+
 impl Kinds {
     /// No kinds.
     pub fn new() -> Self {

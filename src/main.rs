@@ -13,14 +13,22 @@ use trigger_core::Clock;
 use tripline::admin;
 use tripline::bus;
 use tripline::cli::announce::{Addresses, announce};
+#[cfg(feature = "database")]
+use tripline::cli::database::DatabaseCommand;
 use tripline::cli::{self, Cli, Command, SchedulesCommand, check};
 use tripline::config::{BusConfig, Document, EngineConfig, Manifest, Report};
 #[cfg(feature = "http")]
 use tripline::config::{ClientHeader, TlsConfig};
+#[cfg(feature = "database")]
+use tripline::config::{Secret, StoreConfig};
+#[cfg(feature = "database")]
+use tripline::databases::Place;
 use tripline::engine::{Engine, Error as EngineError, Sources, executor_config, read_modules};
 use tripline::executor::{ExecutorConfig, Machine, ModuleError, ModuleSource, WasmExecutor};
 use tripline::functions::Digest;
 use tripline::kinds::Kinds;
+#[cfg(feature = "database")]
+use tripline::store::postgres::PostgresSettings;
 use tripline::telemetry;
 use tripline::watch::Watch;
 
@@ -36,12 +44,14 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Dev(options) => start(&options.run, options.clock.clock(), true),
         Command::Serve(options) => start(&options, Clock::system(), false),
         Command::Check(options) => check_manifest(&options),
+        #[cfg(feature = "database")]
+        Command::Database(cli::database::Database { command }) => block_on(in_databases(command)),
         Command::Invoke(invoke) => {
-            block_on(cli::invoke::run(*invoke, |config: &EngineConfig| closed_kinds(over_nats(config))))
+            block_on(cli::invoke::run(*invoke, |config: &EngineConfig| closed_kinds(Some(config))))
         }
         // The kinds know what a schedule means: no engine has to be asked.
         Command::Schedules(cli::Schedules { command: SchedulesCommand::Next(next) }) if !next.schedule.is_empty() => {
-            cli::schedules::preview(&next, &closed_kinds(false)?, Clock::system().now())?;
+            cli::schedules::preview(&next, &closed_kinds(None)?, Clock::system().now())?;
             Ok(ExitCode::SUCCESS)
         }
         command => block_on(cli::ask(command)),
@@ -95,6 +105,8 @@ struct Behind {
     queues: Arc<trigger_job::Queues>,
     #[cfg(feature = "timer")]
     alarms: Arc<trigger_timer::Alarms>,
+    #[cfg(feature = "database")]
+    database: trigger_database::Database,
 }
 
 /// The trigger kinds of this build.
@@ -112,6 +124,8 @@ fn kinds(behind: Behind) -> anyhow::Result<Kinds> {
     }
     #[cfg(feature = "cron")]
     kinds.add(trigger_cron::Cron::default())?;
+    #[cfg(feature = "database")]
+    kinds.add(behind.database)?;
     #[cfg(feature = "job")]
     kinds.add(trigger_job::Job::new(behind.queues))?;
     #[cfg(feature = "timer")]
@@ -120,16 +134,18 @@ fn kinds(behind: Behind) -> anyhow::Result<Kinds> {
 }
 
 /// The same kinds with nothing behind them: they check and describe, and open nothing.
-fn closed_kinds(over_nats: bool) -> anyhow::Result<Kinds> {
+fn closed_kinds(config: Option<&EngineConfig>) -> anyhow::Result<Kinds> {
     let mut kinds = Kinds::new();
     #[cfg(feature = "http")]
     kinds.add(trigger_http::Http::default())?;
     #[cfg(feature = "websocket")]
     kinds.add(trigger_websocket::Websocket::new(Arc::default(), Arc::new(trigger_http::Routes::default())))?;
     #[cfg(feature = "pubsub")]
-    kinds.add(trigger_pubsub::Pubsub::checks_only(over_nats))?;
+    kinds.add(trigger_pubsub::Pubsub::checks_only(config.is_some_and(|config| config.bus != BusConfig::Memory)))?;
     #[cfg(feature = "cron")]
     kinds.add(trigger_cron::Cron::default())?;
+    #[cfg(feature = "database")]
+    kinds.add(trigger_database::Database::new(config.map(databases).unwrap_or_default()))?;
     #[cfg(feature = "job")]
     kinds.add(trigger_job::Job::default())?;
     #[cfg(feature = "timer")]
@@ -137,18 +153,37 @@ fn closed_kinds(over_nats: bool) -> anyhow::Result<Kinds> {
     Ok(kinds)
 }
 
-fn over_nats(config: &EngineConfig) -> bool {
-    config.bus != BusConfig::Memory
+/// The databases that triggers may name. An address that cannot be read was refused with the manifest.
+#[cfg(feature = "database")]
+fn databases(config: &EngineConfig) -> trigger_database::Databases {
+    let server = |address: &Secret| {
+        let settings = PostgresSettings::from_secret(address).ok()?;
+        let schema = format!("{}_cdc", settings.schema);
+        Some(trigger_database::Place::Postgres(trigger_database::Server {
+            options: Box::new(settings.options()),
+            schema,
+        }))
+    };
+    let own = match &config.store {
+        StoreConfig::Postgres(address) => server(address),
+        StoreConfig::Memory | StoreConfig::Sqlite(_) => None,
+    };
+    let named = config.databases.iter().filter_map(|(name, settings)| match &settings.place {
+        Place::Sqlite(file) => Some((name, trigger_database::Place::Sqlite(file.clone()))),
+        Place::Postgres(address) => Some((name, server(address)?)),
+    });
+    let databases = own.into_iter().fold(trigger_database::Databases::default(), |all, own| all.with_own(own));
+    named.fold(databases, |all, (name, place)| all.with(name, place))
 }
 
 fn check_manifest(options: &cli::Check) -> anyhow::Result<ExitCode> {
     if options.schema {
-        cli::print_json(&tripline::config::schema(&closed_kinds(false)?))?;
+        cli::print_json(&tripline::config::schema(&closed_kinds(None)?))?;
         return Ok(ExitCode::SUCCESS);
     }
     let path = manifest_path(&options.manifest);
     let checked = Document::read(&path).map_err(anyhow::Error::from).and_then(|document| {
-        let kinds = closed_kinds(over_nats(&document.engine()))?;
+        let kinds = closed_kinds(Some(&document.engine()))?;
         let manifest = document.manifest(&kinds)?;
         let config = ExecutorConfig {
             max_instances: 1,
@@ -180,6 +215,47 @@ fn check_manifest(options: &cli::Check) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// Looks at what captures changes in databases, or changes it. Exit code 1 where something is in the way.
+#[cfg(feature = "database")]
+async fn in_databases(command: DatabaseCommand) -> anyhow::Result<ExitCode> {
+    let which = match &command {
+        DatabaseCommand::Plan(which) => which,
+        DatabaseCommand::Apply(change) | DatabaseCommand::Drop(change) => &change.which,
+    };
+    let document = Document::read(&manifest_path(&which.manifest))?;
+    let config = document.engine();
+    let kinds = closed_kinds(Some(&config))?;
+    let manifest = document.manifest(&kinds)?;
+    let mut triggers = Vec::new();
+    for row in manifest.functions.iter().flat_map(|function| &function.triggers) {
+        let section = kinds.read(row.binding.trigger_type, &row.config).map_err(anyhow::Error::msg)?;
+        if let Some(config) = section.config::<trigger_database::Database>() {
+            triggers.push((row.binding.path(), config.clone()));
+        }
+    }
+    let installations =
+        trigger_database::Installation::all(&databases(&config), &config.namespace, triggers, &which.database)
+            .map_err(anyhow::Error::msg)?;
+    let mut plans = Vec::with_capacity(installations.len());
+    for one in installations {
+        let plan = match &command {
+            DatabaseCommand::Plan(_) => one.plan().await,
+            DatabaseCommand::Apply(change) => one.apply(change.discard).await,
+            DatabaseCommand::Drop(change) => one.drop(change.discard).await,
+        };
+        plans.push(plan.map_err(|why| anyhow::anyhow!("database {}: {why}", one.database))?);
+    }
+    if which.json {
+        cli::print_json(&serde_json::json!({ "databases": plans }))?;
+    } else {
+        let statements = matches!(command, DatabaseCommand::Plan(_));
+        let text: Vec<String> = plans.iter().map(|plan| plan.text(statements)).collect();
+        cli::print_line(text.concat().trim_end());
+    }
+    let sound = plans.iter().all(|plan| plan.problems.is_empty());
+    Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
 /// For inspecting modules: nothing is ever compiled.
 struct NoModules;
 
@@ -195,7 +271,7 @@ fn start(options: &cli::Run, clock: Clock, dev: bool) -> anyhow::Result<ExitCode
     telemetry::init(options.log_format.into(), &options.log).map_err(anyhow::Error::msg)?;
     let path = manifest_path(&options.manifest);
     let document = Document::read(&path)?;
-    let manifest = document.manifest(&closed_kinds(over_nats(&document.engine()))?)?;
+    let manifest = document.manifest(&closed_kinds(Some(&document.engine()))?)?;
     let machine = Machine::new(executor_config(&path, &manifest.engine))?;
     block_on(serve(&path, document, manifest, machine, clock, dev))
 }
@@ -229,6 +305,8 @@ async fn serve(
         queues: queues.clone(),
         #[cfg(feature = "timer")]
         alarms: alarms.clone(),
+        #[cfg(feature = "database")]
+        database: trigger_database::Database::new(databases(&config)).installing(dev),
     })?;
     let sources = Sources {
         bus: open_bus.bus.clone(),

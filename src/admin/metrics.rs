@@ -80,8 +80,12 @@ async fn metrics(State(engine): State<Arc<Engine>>) -> Response {
     let mut accepted = Vec::new();
     let mut outcomes = Vec::new();
     let mut retries = Vec::new();
+    let mut gaps = Vec::new();
     for (binding, counters) in engine.dispatcher.ledger().all() {
         let labels = labels(&binding);
+        if counters.gaps() > 0 {
+            gaps.push((format!("{{{labels}}}"), counters.gaps()));
+        }
         for (name, reason, count) in counters.read() {
             match name {
                 "accepted" => accepted.push((format!("{{{labels}}}"), count)),
@@ -96,6 +100,12 @@ async fn metrics(State(engine): State<Arc<Engine>>) -> Response {
     family("tripline_events_accepted_total", "counter", "Events taken in.", accepted);
     family("tripline_invocations_total", "counter", "Invocations ended, by outcome.", outcomes);
     family("tripline_retries_total", "counter", "Attempts that failed and are tried again.", retries);
+    family(
+        "tripline_source_gaps_total",
+        "counter",
+        "Times in which a source that repeats nothing was not listened to.",
+        gaps,
+    );
     let plain = |value: u64| vec![(String::new(), value)];
     family("tripline_attempts_running", "gauge", "Attempts under way.", plain(engine.dispatcher.running() as u64));
     let now = engine.clock.now();

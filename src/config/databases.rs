@@ -10,7 +10,7 @@ use super::Secret;
 use crate::databases::{Bounds, Place, Settings};
 use crate::store::postgres::{ParseError, PostgresSettings};
 
-/// A database that guests may use, where `allow.sql` grants it.
+/// A database that guests may use, where `allow.sql` grants it, and that triggers may take events from.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct DatabaseSection {

@@ -86,7 +86,7 @@ pub(super) struct EngineSection {
     /// The public listener's certificate: with it the listener speaks TLS and nothing else.
     #[serde(skip_serializing_if = "Option::is_none")]
     tls: Option<TlsSection>,
-    /// Databases that guests may use, by name.
+    /// Databases that guests may use and triggers may take events from, by name.
     databases: BTreeMap<String, DatabaseSection>,
 }
 

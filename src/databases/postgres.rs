@@ -1,5 +1,6 @@
 //! A database on a PostgreSQL server.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime, SecondsFormat, Utc};
@@ -44,12 +45,14 @@ const REFUSED: &[&str] = &[
     "unlisten",
 ];
 
+#[derive(Clone)]
 pub(super) struct PostgresDatabase {
     /// `None` where the address says nothing that can be connected to; settings are checked before.
     pool: Option<PgPool>,
     read_only: bool,
     timeout: Duration,
     bounds: Bounds,
+    cause: Option<String>,
 }
 
 impl PostgresDatabase {
@@ -70,7 +73,7 @@ impl PostgresDatabase {
                 })
                 .connect_lazy_with(address.options.options(limits).statement_cache_capacity(0))
         });
-        Self { pool, read_only: settings.read_only, timeout: settings.timeout, bounds: settings.bounds }
+        Self { pool, read_only: settings.read_only, timeout: settings.timeout, bounds: settings.bounds, cause: None }
     }
 
     async fn session(&self) -> Result<Session> {
@@ -88,8 +91,15 @@ impl PostgresDatabase {
             // The first snapshot is what nobody can write behind any more, whatever the statement says.
             session.control("BEGIN READ ONLY").await?;
             session.control("SELECT 1").await?;
-        } else if transaction {
-            session.control("BEGIN").await?;
+            return Ok(session);
+        }
+        // Installed triggers read it. It goes with the transaction, or when the connection is given back.
+        let cause = self.cause.as_ref().map(|cause| (if transaction { "LOCAL " } else { "" }, cause));
+        let cause = cause.map(|(local, cause)| format!("SET {local}tripline.cause = '{cause}'"));
+        let begin = transaction.then(|| "BEGIN".to_owned());
+        let statements: Vec<String> = begin.into_iter().chain(cause).collect();
+        if !statements.is_empty() {
+            session.control(statements.join("; ")).await?;
         }
         Ok(session)
     }
@@ -123,7 +133,8 @@ impl Session {
         done
     }
 
-    async fn control(&mut self, statement: &'static str) -> Result<()> {
+    async fn control(&mut self, statement: impl Into<String>) -> Result<()> {
+        let statement = AssertSqlSafe(statement.into());
         self.within(async |connection| {
             sqlx::raw_sql(statement).execute(&mut **connection).await.map(drop).map_err(told)
         })
@@ -165,6 +176,10 @@ impl Session {
 }
 
 impl Database for PostgresDatabase {
+    fn caused_by(&self, cause: String) -> Arc<dyn Database> {
+        Arc::new(Self { cause: Some(cause), ..self.clone() })
+    }
+
     fn query(&self, statement: String, parameters: Vec<Value>) -> BoxFuture<'_, Result<Rows>> {
         Box::pin(async move { self.begin(false).await?.query(statement, parameters).await })
     }

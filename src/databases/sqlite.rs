@@ -20,14 +20,26 @@ use super::{
     Bounds, Collected, Database, Error, MAX_SEALED, OUTBOX_PAGE, OutboxRow, Result, Rows, Settings, Transaction, Value,
 };
 
-/// The engine's own table.
+/// The engine's own tables, and the triggers that capture changes, begin with this.
+const OWN: &str = "tripline_";
+
+/// Where guests' effects wait.
 const OUTBOX: &str = "tripline_outbox";
+
+/// Where captured changes wait.
+const CHANGES: &str = "tripline_changes";
+
+/// What captured changes take their cause from: it has a row within transactions of guests, and is empty to all others.
+const CAUSE: &str = "tripline_cause";
 
 /// The longest value, and the longest statement, in bytes.
 const MAX_LENGTH: i32 = 64 << 20;
 const MAX_STATEMENT: i32 = 1 << 20;
 
-pub(super) struct SqliteDatabase(Arc<Pool>);
+pub(super) struct SqliteDatabase {
+    pool: Arc<Pool>,
+    cause: Option<Arc<str>>,
+}
 
 struct Pool {
     file: PathBuf,
@@ -60,14 +72,15 @@ impl Drop for Running {
 
 impl SqliteDatabase {
     pub(super) fn new(file: PathBuf, settings: &Settings) -> Self {
-        Self(Arc::new(Pool {
+        let pool = Arc::new(Pool {
             file,
             read_only: settings.read_only,
             timeout: settings.timeout,
             bounds: settings.bounds,
             permits: Arc::new(Semaphore::new(settings.max_connections as usize)),
             idle: Mutex::default(),
-        }))
+        });
+        Self { pool, cause: None }
     }
 }
 
@@ -150,22 +163,33 @@ fn lost(_: tokio::task::JoinError) -> Error {
 }
 
 impl Database for SqliteDatabase {
+    fn caused_by(&self, cause: String) -> Arc<dyn Database> {
+        Arc::new(Self { pool: self.pool.clone(), cause: Some(cause.into()) })
+    }
+
     fn query(&self, statement: String, parameters: Vec<Value>) -> BoxFuture<'_, Result<Rows>> {
-        let bounds = self.0.bounds;
-        Box::pin(self.0.clone().once(move |open| query(open, &statement, parameters, bounds)))
+        let (bounds, cause) = (self.pool.bounds, self.cause.clone());
+        Box::pin(self.pool.clone().once(move |open| {
+            open.caused(cause.as_deref(), &statement, || query(open, &statement, parameters, bounds))
+        }))
     }
 
     fn execute(&self, statement: String, parameters: Vec<Value>) -> BoxFuture<'_, Result<u64>> {
-        Box::pin(self.0.clone().once(move |open| execute(open, &statement, parameters)))
+        let cause = self.cause.clone();
+        Box::pin(
+            self.pool
+                .clone()
+                .once(move |open| open.caused(cause.as_deref(), &statement, || execute(open, &statement, parameters))),
+        )
     }
 
     fn begin(&self) -> BoxFuture<'_, Result<Box<dyn Transaction>>> {
         Box::pin(async move {
-            let pool = self.0.clone();
+            let (pool, cause) = (self.pool.clone(), self.cause.clone().filter(|_| !self.pool.read_only));
             let permit = pool.permit().await?;
             // Whoever may write takes its turn now: a lock that is asked for in the middle may not be waited for.
             let begin = if pool.read_only { "BEGIN" } else { "BEGIN IMMEDIATE" };
-            let (permit, open, begun) = pool.run(permit, None, move |open| open.control(begin)).await?;
+            let (permit, open, begun) = pool.run(permit, None, move |open| open.begin(begin, cause.as_deref())).await?;
             begun?;
             Ok(Box::new(SqliteTransaction { pool, open: Some((permit, open)) }) as Box<dyn Transaction>)
         })
@@ -174,16 +198,16 @@ impl Database for SqliteDatabase {
     fn outbox(&self, engine: String, after: Uuid) -> BoxFuture<'_, Result<Vec<OutboxRow>>> {
         Box::pin(async move {
             // Whoever only looks makes no file.
-            let there = tokio::fs::try_exists(&self.0.file).await.unwrap_or(false);
-            if self.0.read_only || !there {
+            let there = tokio::fs::try_exists(&self.pool.file).await.unwrap_or(false);
+            if self.pool.read_only || !there {
                 return Ok(Vec::new());
             }
-            self.0.clone().once(move |open| open.as_engine(|connection| outbox(connection, &engine, after))).await
+            self.pool.clone().once(move |open| open.as_engine(|connection| outbox(connection, &engine, after))).await
         })
     }
 
     fn outbox_remove(&self, engine: String, ids: Vec<Uuid>) -> BoxFuture<'_, Result<()>> {
-        Box::pin(self.0.clone().once(move |open| {
+        Box::pin(self.pool.clone().once(move |open| {
             open.as_engine(|connection| {
                 connection.execute_batch("BEGIN IMMEDIATE")?;
                 let removed = ids.iter().try_for_each(|id| {
@@ -237,7 +261,13 @@ impl Transaction for SqliteTransaction {
     }
 
     fn commit(mut self: Box<Self>) -> BoxFuture<'static, Result<()>> {
-        Box::pin(async move { self.end(|connection| connection.execute_batch("COMMIT")).await })
+        Box::pin(async move {
+            self.end(|connection| {
+                forget_cause(connection)?;
+                connection.execute_batch("COMMIT")
+            })
+            .await
+        })
     }
 
     fn commit_with(mut self: Box<Self>, engine: String, row: OutboxRow) -> BoxFuture<'static, Result<()>> {
@@ -250,6 +280,7 @@ impl Transaction for SqliteTransaction {
                 )?;
                 let insert = "INSERT INTO tripline_outbox (engine, id, sealed) VALUES (?1, ?2, ?3)";
                 connection.execute(insert, params![engine, row.id.as_bytes(), row.sealed])?;
+                forget_cause(connection)?;
                 connection.execute_batch("COMMIT")
             })
             .await
@@ -258,9 +289,37 @@ impl Transaction for SqliteTransaction {
 }
 
 impl Open {
-    /// Begins or ends a transaction.
-    fn control(&self, statement: &str) -> Result<()> {
-        self.as_engine(|connection| connection.execute_batch(statement))
+    /// Begins a transaction, whose changes have this cause.
+    fn begin(&self, statement: &str, cause: Option<&str>) -> Result<()> {
+        self.as_engine(|connection| {
+            connection.execute_batch(statement)?;
+            match cause {
+                Some(cause) if captures(connection)? => {
+                    connection.execute("INSERT INTO tripline_cause (cause) VALUES (?1)", [cause]).map(drop)
+                }
+                _ => Ok(()),
+            }
+        })
+    }
+
+    /// Runs a statement that is no part of a transaction; in one of its own where its changes are captured.
+    fn caused<T>(&self, cause: Option<&str>, statement: &str, run: impl FnOnce() -> Result<T>) -> Result<T> {
+        // What cannot be prepared says so itself.
+        let writes = || self.connection.prepare(statement).is_ok_and(|prepared| !prepared.readonly());
+        if cause.is_none() || !self.as_engine(captures)? || !writes() {
+            return run();
+        }
+        self.begin("BEGIN IMMEDIATE", cause)?;
+        let done = run();
+        let end = self.as_engine(|connection| match &done {
+            Ok(_) => {
+                forget_cause(connection)?;
+                connection.execute_batch("COMMIT")
+            }
+            Err(_) => connection.execute_batch("ROLLBACK"),
+        });
+        // Some failures have rolled back already.
+        done.and_then(|done| end.map(|()| done))
     }
 
     /// Does what guests' statements may not.
@@ -269,6 +328,20 @@ impl Open {
         let done = work(&self.connection).map_err(told);
         self.ours.store(false, Ordering::Relaxed);
         done
+    }
+}
+
+/// Whether changes are captured in this file. A table that another connection has made is found by a query alone.
+fn captures(connection: &Connection) -> rusqlite::Result<bool> {
+    let ask = "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?1)";
+    connection.prepare_cached(ask)?.query_row([CAUSE], |row| row.get(0))
+}
+
+/// Before a commit: nobody else must find the cause.
+fn forget_cause(connection: &Connection) -> rusqlite::Result<()> {
+    match captures(connection)? {
+        true => connection.execute("DELETE FROM tripline_cause", []).map(drop),
+        false => Ok(()),
     }
 }
 
@@ -294,7 +367,8 @@ fn outbox(connection: &Connection, engine: &str, after: Uuid) -> rusqlite::Resul
     Ok(page)
 }
 
-/// What guests' statements may do: everything within the database but for the outbox, nothing to the connection.
+/// What guests' statements may do: everything within the database but for what is the engine's, nothing to the
+/// connection.
 fn authorize(asked: &AuthContext<'_>, ours: bool) -> Authorization {
     match asked.action {
         AuthAction::Attach { .. }
@@ -311,10 +385,30 @@ fn authorize(asked: &AuthContext<'_>, ours: bool) -> Authorization {
         AuthAction::Function { function_name } if function_name.eq_ignore_ascii_case("load_extension") => {
             Authorization::Deny
         }
-        action if !ours && table(&action).is_some_and(|table| table.eq_ignore_ascii_case(OUTBOX)) => {
-            Authorization::Deny
+        // What captures changes works for guests too. Nobody but the engine makes triggers of such names; a query may
+        // bear one, and learns its own cause.
+        AuthAction::Insert { table_name: CHANGES } | AuthAction::Read { table_name: CAUSE, .. }
+            if asked.accessor.is_some_and(is_own) =>
+        {
+            Authorization::Allow
         }
+        action if !ours && [table(&action), trigger(&action)].into_iter().flatten().any(is_own) => Authorization::Deny,
         _ => Authorization::Allow,
+    }
+}
+
+/// Whether a name is the engine's.
+fn is_own(name: &str) -> bool {
+    name.get(..OWN.len()).is_some_and(|start| start.eq_ignore_ascii_case(OWN))
+}
+
+/// The trigger that something is done with.
+fn trigger<'a>(action: &AuthAction<'a>) -> Option<&'a str> {
+    match *action {
+        AuthAction::CreateTrigger { trigger_name, .. } | AuthAction::DropTrigger { trigger_name, .. } => {
+            Some(trigger_name)
+        }
+        _ => None,
     }
 }
 

@@ -83,6 +83,8 @@ impl Outcomes {
 #[derive(Debug, Default)]
 pub struct Counters {
     accepted: AtomicU64,
+    /// Times in which nobody listened to the source: no events, so no part of the ledger.
+    gaps: AtomicU64,
     retries: [AtomicU64; FailureCode::ALL.len()],
     /// Ended, and the store does not know of it yet.
     pub(super) told: Outcomes,
@@ -99,6 +101,15 @@ impl Counters {
 
     pub(super) fn accepted_many(&self, events: u64) {
         add(&self.accepted, events);
+    }
+
+    pub(super) fn gap(&self) {
+        add(&self.gaps, 1);
+    }
+
+    /// How often nobody listened to a source that repeats nothing.
+    pub fn gaps(&self) -> u64 {
+        self.gaps.load(Ordering::Relaxed)
     }
 
     pub(super) fn retry(&self, code: FailureCode) {

@@ -128,8 +128,14 @@ fn cloud_event(invocation: &InvocationContext, values: &mut Values) -> Request<F
     }
     let binding = &invocation.binding;
     let (namespace, function, trigger) = (&binding.namespace, &binding.function_name, &binding.trigger_id);
-    values.set(headers, &CE_SOURCE, format_args!("tripline:{namespace}/{function}/{trigger}"));
-    values.set(headers, &CE_TYPE, format_args!("tripline.{}", binding.trigger_type));
+    match invocation.attribute("source") {
+        Some(source) => values.set(headers, &CE_SOURCE, format_args!("{source}")),
+        None => values.set(headers, &CE_SOURCE, format_args!("tripline:{namespace}/{function}/{trigger}")),
+    }
+    match invocation.attribute("type") {
+        Some(word) => values.set(headers, &CE_TYPE, format_args!("{word}")),
+        None => values.set(headers, &CE_TYPE, format_args!("tripline.{}", binding.trigger_type)),
+    }
     values.set(headers, &CE_SUBJECT, format_args!("{}", invocation.subject));
     let time = invocation.scheduled_at.unwrap_or(invocation.received_at);
     values.set(headers, &CE_TIME, format_args!("{}", time.to_rfc3339_opts(chrono::SecondsFormat::Millis, true)));

@@ -43,7 +43,7 @@ schedule = "61 * * * *"
 type = "kafka"
 [[functions.one.triggers]]
 type = "database"
-path = "/live"
+channl = "images"
 "#,
     );
     for verb in ["check", "serve"] {
@@ -61,7 +61,7 @@ path = "/live"
             "no-slash",
             "61",
             "kafka",
-            "not in this build",
+            "channl",
         ] {
             assert!(said.contains(part), "{verb}: {part:?} is not in\n{said}");
         }

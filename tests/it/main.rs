@@ -9,6 +9,7 @@ mod cloud_events;
 mod cluster;
 mod crashes;
 mod cron;
+mod database;
 mod dead_letters;
 mod everything;
 mod examples;

@@ -42,6 +42,7 @@ fn keys<'a>(section: &'a Value, prefix: &str) -> Vec<(String, &'a Value)> {
     feature = "websocket",
     feature = "pubsub",
     feature = "cron",
+    feature = "database",
     feature = "job",
     feature = "timer"
 ))]
@@ -49,6 +50,7 @@ fn keys<'a>(section: &'a Value, prefix: &str) -> Vec<(String, &'a Value)> {
 fn the_reference_names_every_key_with_its_default_and_its_limits() {
     let mut kinds = real_kinds();
     kinds.add(trigger_job::Job::default()).unwrap();
+    kinds.add(trigger_database::Database::default()).unwrap();
     let schema = schema(&kinds);
     let mut expected = Vec::new();
     rows(&schema["properties"]["engine"], "", &mut expected);
@@ -73,6 +75,7 @@ fn the_reference_names_every_key_with_its_default_and_its_limits() {
     feature = "websocket",
     feature = "pubsub",
     feature = "cron",
+    feature = "database",
     feature = "job",
     feature = "timer"
 ))]
@@ -81,5 +84,15 @@ fn the_examples_of_the_reference_are_sound() {
     let examples: Vec<&str> =
         REFERENCE.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
     assert!(examples.len() >= 2);
-    examples.into_iter().for_each(|example| drop(sound(example)));
+    let place = trigger_database::Server {
+        options: Box::new("postgres://db/shop".parse().unwrap()),
+        schema: "tripline_cdc".to_owned(),
+    };
+    let shop = trigger_database::Databases::default().with("shop", trigger_database::Place::Postgres(place));
+    let mut kinds = kinds();
+    kinds.add(trigger_database::Database::new(shop)).unwrap();
+    for example in examples {
+        let read = Document::parse("tripline.toml", example).and_then(|document| document.manifest(&kinds));
+        read.unwrap_or_else(|report| panic!("{report}"));
+    }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use trigger_core::InvocationContext;
 use wasmtime::component::Resource;
 
 use super::bindings::tripline::function::sql::{self, Error, HostTransaction, Value};
@@ -168,7 +169,9 @@ impl Guest {
     fn database(&self, name: &str) -> Result<Arc<dyn Database>, Error> {
         self.granted("sql", &self.version.definition.allow.sql, name).map_err(|why| Error::Denied(why.to_string()))?;
         let databases = self.served.as_ref().map(|served| &served.services.databases);
-        databases.and_then(|databases| databases.get(name)).ok_or_else(|| {
+        let database = databases.and_then(|databases| databases.get(name));
+        let caused = |database: Arc<dyn Database>| database.caused_by(self.with_invocation(InvocationContext::cause));
+        database.map(caused).ok_or_else(|| {
             let name = shown(name);
             Error::UnknownDatabase(format!("the engine has no database {name:?}: it is set by engine.databases.{name}"))
         })

@@ -72,6 +72,11 @@ impl PostgresSettings {
         url.expose().parse()
     }
 
+    /// Where the server is and who asks, the password included.
+    pub fn options(&self) -> PgConnectOptions {
+        self.options.clone()
+    }
+
     /// The channel on which engines tell each other that rows are due.
     pub(super) fn channel(&self) -> String {
         format!("{}_queue", self.schema)

@@ -59,6 +59,9 @@ pub trait Dispatch: Send + Sync + 'static {
 
     /// Counts events that a source says it dropped before the adapter saw them.
     fn count_shed(&self, binding: &Binding, reason: Shed, events: u64);
+
+    /// Counts a time in which a source that repeats nothing was not listened to: how many events came, nobody knows.
+    fn count_gap(&self, binding: &Binding);
 }
 
 /// A committed event.

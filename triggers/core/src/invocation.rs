@@ -232,6 +232,22 @@ impl InvocationContext {
         self.trace = cause.trace.child();
     }
 
+    /// What is left with a change that its guest makes where no header goes along: depth, invocation and trace of what
+    /// the change causes. [`adopt_cause`](Self::adopt_cause) is the way back.
+    pub fn cause(&self) -> String {
+        format!("{} {} {}", self.depth.saturating_add(1), self.invocation_id, self.trace.child().traceparent())
+    }
+
+    /// Takes depth, parent and trace from what was left with a change. What cannot be read does not lower the guard.
+    pub fn adopt_cause(&mut self, cause: &str) {
+        let mut words = cause.split(' ');
+        self.depth = words.next().and_then(|depth| depth.parse().ok()).unwrap_or(u32::MAX);
+        self.parent = words.next().and_then(|parent| parent.parse().ok());
+        if let Some(trace) = words.next().and_then(|parent| TraceContext::parse(parent, None)) {
+            self.trace = trace;
+        }
+    }
+
     /// Takes depth, parent and trace from headers that an engine put on a message it sent.
     pub fn adopt_lineage(&mut self) {
         if let Some(depth) = self.headers.get_str(crate::bus::DEPTH_HEADER) {
@@ -373,5 +389,26 @@ impl InvocationContext {
             payload,
             exchange: None,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::FakeDispatch;
+
+    #[test]
+    fn what_a_change_causes_is_one_deeper_in_the_same_trace() {
+        let cx = FakeDispatch::echo().context(Kind::Database, "orders");
+        let mut cause = cx.event(Custody::Engine, Bytes::new());
+        cause.depth = 3;
+        let mut event = cx.event(Custody::Engine, Bytes::new());
+        event.adopt_cause(&cause.cause());
+        assert_eq!((event.depth, event.parent), (4, Some(cause.invocation_id)));
+        assert_eq!(event.trace.trace_id, cause.trace.trace_id);
+        for forged in ["", "x", "-1 me", "4294967296"] {
+            event.adopt_cause(forged);
+            assert_eq!((event.depth, event.parent), (u32::MAX, None), "{forged:?}");
+        }
     }
 }

@@ -200,6 +200,8 @@ impl Dispatch for FakeDispatch {
     fn count_shed(&self, _binding: &Binding, reason: Shed, events: u64) {
         self.shed.lock().expect("no test panics while holding it").push((reason, events));
     }
+
+    fn count_gap(&self, _binding: &Binding) {}
 }
 
 /// Knows what it was made with, and no more.

@@ -244,6 +244,8 @@ impl Dispatch for CountingDispatch {
     }
 
     fn count_shed(&self, _: &Binding, _: Shed, _: u64) {}
+
+    fn count_gap(&self, _: &Binding) {}
 }
 
 async fn events() {

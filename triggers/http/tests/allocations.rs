@@ -100,6 +100,8 @@ impl Dispatch for Echo {
     }
 
     fn count_shed(&self, _: &Binding, _: Shed, _: u64) {}
+
+    fn count_gap(&self, _: &Binding) {}
 }
 
 async fn table() -> Routes {

@@ -210,6 +210,10 @@ impl Dispatch for Store {
     fn count_shed(&self, binding: &Binding, reason: Shed, events: u64) {
         self.fake.count_shed(binding, reason, events);
     }
+
+    fn count_gap(&self, binding: &Binding) {
+        self.fake.count_gap(binding);
+    }
 }
 
 /// One node that runs one cron trigger.
