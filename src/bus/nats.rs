@@ -43,8 +43,9 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// How long `connect` waits for the first connection before it goes on without.
 const FIRST_CONNECTION: Duration = Duration::from_secs(2);
 
-/// A silent connection is found out within two of these.
-const PING: Duration = Duration::from_secs(10);
+/// A silent connection is found out within three of these: the library gives it up when two went unanswered and the
+/// third is due.
+const PING: Duration = Duration::from_secs(3);
 
 /// Messages of one subscription that the library may hold until the bus takes them. It reads all that a socket holds in
 /// one go, which small messages make hundreds of thousands.
