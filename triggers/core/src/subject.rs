@@ -66,6 +66,19 @@ pub fn matches(pattern: &str, subject: &str) -> bool {
     }
 }
 
+/// Whether there is a subject that both patterns match.
+pub fn overlap(one: &str, other: &str) -> bool {
+    let (mut one, mut other) = (one.split('.'), other.split('.'));
+    loop {
+        match (one.next(), other.next()) {
+            (Some(">"), Some(_)) | (Some(_), Some(">")) | (None, None) => return true,
+            (Some("*"), Some(_)) | (Some(_), Some("*")) => {}
+            (Some(one), Some(other)) if one == other => {}
+            _ => return false,
+        }
+    }
+}
+
 /// Patterns and what is subscribed to them; finding the matches of a subject costs its tokens, not the patterns.
 #[derive(Debug)]
 pub struct SubjectMap<T> {
@@ -217,7 +230,33 @@ mod tests {
         assert!(check_subject(&"a".repeat(MAX_SUBJECT_BYTES + 1)).is_err());
     }
 
+    #[test]
+    fn patterns_overlap_where_a_subject_matches_both() {
+        for (one, other, expected) in [
+            ("a.b", "a.b", true),
+            ("a.*", "*.b", true),
+            ("a.>", "*.b.c", true),
+            ("a.>", "a", false),
+            (">", "*", true),
+            ("a.*", "a.*.>", false),
+            ("a.*.c", "a.b.>", true),
+            ("a.b", "a.c", false),
+            ("work.>", "orders.*", false),
+        ] {
+            assert_eq!((overlap(one, other), overlap(other, one)), (expected, expected), "{one} ~ {other}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn two_patterns_that_match_one_subject_overlap(
+            one in "([ab*]\\.){0,2}([ab*>])",
+            other in "([ab*]\\.){0,2}([ab*>])",
+            subject in "([ab]\\.){0,2}[ab]",
+        ) {
+            prop_assert!(overlap(&one, &other) || !(matches(&one, &subject) && matches(&other, &subject)));
+        }
+
         #[test]
         fn the_map_agrees_with_matching_each_pattern(
             patterns in prop::collection::vec("([ab*]\\.){0,3}([ab*>])", 0..20),

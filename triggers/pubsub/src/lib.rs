@@ -93,8 +93,9 @@ impl TriggerKind for Pubsub {
                 subscribe::bind(bus, settings).await.map(PubsubTrigger::Subject).map_err(|why| refused(&why))
             }
             Source::Stream(settings) => {
-                let clients = self.clients.clone().ok_or_else(|| refused(config::NEEDS_NATS))?;
-                Ok(PubsubTrigger::Stream(stream::StreamTrigger::new(clients, settings)))
+                let connection = self.bus.clone().zip(self.clients.clone());
+                let (bus, clients) = connection.ok_or_else(|| refused(config::NEEDS_NATS))?;
+                Ok(PubsubTrigger::Stream(stream::StreamTrigger::new(bus, clients, settings)))
             }
         }
     }

@@ -13,9 +13,8 @@ mod pull;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::connection::State;
 use tokio::sync::Semaphore;
-use trigger_core::{Gate, TriggerContext};
+use trigger_core::{Bus, Gate, TriggerContext};
 
 use crate::Clients;
 use crate::config::StreamSettings;
@@ -33,6 +32,8 @@ const FLUSH: Duration = Duration::from_secs(5);
 
 /// Messages of one stream for one function.
 pub struct StreamTrigger {
+    /// Knows why there is no connection, while there is none.
+    bus: Arc<dyn Bus>,
     clients: Clients,
     settings: StreamSettings,
 }
@@ -46,8 +47,8 @@ enum Ended {
 }
 
 impl StreamTrigger {
-    pub(crate) fn new(clients: Clients, settings: StreamSettings) -> Self {
-        Self { clients, settings }
+    pub(crate) fn new(bus: Arc<dyn Bus>, clients: Clients, settings: StreamSettings) -> Self {
+        Self { bus, clients, settings }
     }
 
     pub(crate) async fn run(self, cx: TriggerContext) {
@@ -73,10 +74,10 @@ impl StreamTrigger {
 
     /// Finds or makes the consumer and pulls from it.
     async fn pull(&self, cx: &TriggerContext, slots: &Arc<Semaphore>, pause: &mut Duration) -> Ended {
-        let client = (self.clients)();
-        if client.connection_state() != State::Connected {
-            return Ended::Lost("no connection to the NATS server".to_owned());
+        if let Some(why) = self.bus.degraded() {
+            return Ended::Lost(why);
         }
+        let client = (self.clients)();
         let preparing = consumer::prepare(&client, &self.settings);
         let prepared = tokio::select! {
             prepared = preparing => prepared,
@@ -94,7 +95,7 @@ impl StreamTrigger {
             opens: self.settings.cloudevents,
             keeping: self.settings.keeping.as_ref().map(|(keeping, _)| keeping.clone()),
         });
-        match Puller::new(client, &self.settings).await {
+        match Puller::new(self.bus.clone(), client, &self.settings).await {
             Ok(mut puller) => {
                 cx.healthy();
                 *pause = FIRST_PAUSE;

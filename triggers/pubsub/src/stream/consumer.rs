@@ -5,6 +5,7 @@ use async_nats::jetstream;
 use async_nats::jetstream::consumer::pull::Config;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy as From, FromConsumer as _};
 use async_nats::jetstream::context::GetStreamErrorKind;
+use trigger_core::subject;
 
 use crate::config::{DeliverPolicy, Start, StreamSettings};
 
@@ -40,11 +41,25 @@ pub(super) async fn prepare(client: &Client, settings: &StreamSettings) -> Resul
             wanted
         }
     };
+    let kept = &stream.cached_info().config;
+    if let Some(filter) = settings.filter.as_deref().filter(|filter| keeps_none(kept, filter)) {
+        let subjects = kept.subjects.join(", ");
+        return Err(format!("stream {stream_name:?} keeps none of {filter:?}; its subjects are {subjects}"));
+    }
     stream
         .create_consumer(config)
         .await
         .map(|_| ())
         .map_err(|error| format!("the server does not take consumer {name:?} of stream {stream_name:?}: {error}"))
+}
+
+/// Whether no message that a stream takes in can match a filter, which the server does not mind. Where it gets messages
+/// from other streams or changes their subjects, nobody can say.
+fn keeps_none(stream: &jetstream::stream::Config, filter: &str) -> bool {
+    let from_others = stream.mirror.is_some() || stream.sources.as_ref().is_some_and(|sources| !sources.is_empty());
+    !from_others
+        && stream.subject_transform.is_none()
+        && !stream.subjects.iter().any(|pattern| subject::overlap(pattern, filter))
 }
 
 fn is_not_found(error: &jetstream::context::ConsumerInfoError) -> bool {

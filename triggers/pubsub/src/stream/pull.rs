@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::sync::Semaphore;
 use tokio::time::MissedTickBehavior;
+use trigger_core::Bus;
 
 use super::Ended;
 use super::deliver::Deliverer;
@@ -41,6 +42,7 @@ const BETWEEN_LOOKS: u32 = 256;
 
 /// One subscription to what was asked for.
 pub(super) struct Puller {
+    bus: Arc<dyn Bus>,
     client: Client,
     subscriber: Subscriber,
     inbox: String,
@@ -97,12 +99,13 @@ fn read(message: &Message) -> Word {
 }
 
 impl Puller {
-    pub(super) async fn new(client: Client, settings: &StreamSettings) -> Result<Self, String> {
+    pub(super) async fn new(bus: Arc<dyn Bus>, client: Client, settings: &StreamSettings) -> Result<Self, String> {
         let inbox = client.new_inbox();
         let subscriber = client.subscribe(inbox.clone()).await.map_err(|error| error.to_string())?;
         Ok(Self {
             next: format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", settings.stream, settings.consumer),
             connects: connects(&client),
+            bus,
             client,
             subscriber,
             inbox,
@@ -201,8 +204,8 @@ impl Puller {
 
     /// Notices a connection that is away, came back, or says nothing.
     fn look(&mut self, deliverer: &Deliverer) {
-        if self.client.connection_state() != State::Connected {
-            deliverer.cx.degraded("no connection to the NATS server");
+        if let Some(why) = self.bus.degraded() {
+            deliverer.cx.degraded(why);
             return;
         }
         deliverer.cx.healthy();
