@@ -13,6 +13,7 @@ mod database;
 mod dead_letters;
 mod everything;
 mod examples;
+mod faults;
 mod filters;
 mod guests;
 mod hosts;

@@ -67,6 +67,12 @@ impl Server {
         own.child.wait().unwrap();
     }
 
+    /// Sends a signal.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let own = self.own.as_ref().expect("a server that somebody else runs gets no signals");
+        rustix::process::kill_process(rustix::process::Pid::from_child(&own.child), signal).unwrap();
+    }
+
     /// Starts it again on the same port with the same data, and waits until it listens.
     pub fn restart(&mut self) {
         let own = self.own.as_mut().expect("a server that somebody else runs is not restarted");
