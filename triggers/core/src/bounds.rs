@@ -54,6 +54,21 @@ pub fn key(field: &'static str, key: Option<&str>) -> Result<(), Invalid> {
     }
 }
 
+/// A key that comes from outside, as it can be kept: one that is longer than keys may be stands for itself by its
+/// digest, so that it is still the same key whenever it comes.
+pub fn fit_key(key: Box<str>) -> Box<str> {
+    use std::fmt::Write as _;
+    if key.len() <= MAX_KEY {
+        return key;
+    }
+    let digest = ring::digest::digest(&ring::digest::SHA256, key.as_bytes());
+    let mut text = "sha256:".to_owned();
+    for byte in digest.as_ref() {
+        let _infallible = write!(text, "{byte:02x}");
+    }
+    text.into()
+}
+
 /// A unique key and the time for which it is held.
 pub fn unique(field: &'static str, unique: Option<&Unique>) -> Result<(), Invalid> {
     let Some(unique) = unique else { return Ok(()) };

@@ -10,7 +10,7 @@ use chrono::DateTime;
 use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
 
-use crate::{Custody, InvocationContext, TraceContext};
+use crate::{Custody, InvocationContext, TraceContext, bounds};
 
 /// The media types of events that are documents.
 const STRUCTURED: &str = "application/cloudevents+json";
@@ -150,11 +150,13 @@ impl CloudEvent {
     }
 
     /// Makes an invocation that of this event: its data, its type, its attributes, its place in a trace. Where the event
-    /// is kept, it is known by its source and its id, which are one event's alone.
+    /// is kept, it is known by its source and its id, which are one event's alone; whose caller proved who it is has
+    /// events of its own, so that nobody is told of another's.
     pub fn apply(self, event: &mut InvocationContext) {
         if event.custody == Custody::Engine && event.idempotency_key.is_none() {
-            let key = [self.attribute("source"), self.attribute("id")].map(Option::unwrap_or_default).join(" ");
-            event.idempotency_key = Some(key.into());
+            let names = [event.caller.as_deref(), self.attribute("source"), self.attribute("id")];
+            let names: Vec<&str> = names.into_iter().flatten().collect();
+            event.idempotency_key = Some(bounds::fit_key(names.join(" ").into()));
         }
         if event.headers.get("traceparent").is_none()
             && let Some(parent) = self.attribute("traceparent")
@@ -252,6 +254,22 @@ mod tests {
             assert_eq!(context.idempotency_key.as_deref(), Some("/orders 7"));
         }
         assert_eq!(structured.attribute("ce.nothing"), None);
+    }
+
+    #[test]
+    fn callers_have_events_of_their_own_and_long_names_fit() {
+        let of = |caller: Option<&str>, event: Value| {
+            let Ok(CloudEvents::One(event)) = structured(&event) else { panic!("one event was expected") };
+            let mut context = FakeDispatch::echo().context(Kind::Http, "t").event(Custody::Engine, Bytes::new());
+            context.caller = caller.map(Into::into);
+            event.apply(&mut context);
+            context.idempotency_key.unwrap()
+        };
+        assert_eq!(&*of(Some("token:ci"), event()), "token:ci /orders 7");
+        let long = |end: &str| of(None, with(json!({ "id": format!("{}{end}", "x".repeat(4000)) })));
+        assert!(long("a").starts_with("sha256:") && long("a").len() == 71);
+        assert_eq!(long("a"), long("a"));
+        assert_ne!(long("a"), long("b"));
     }
 
     #[test]

@@ -69,22 +69,8 @@ impl Pick {
                 _ => return None,
             }
         };
-        match key.len() {
-            0 => None,
-            1..=bounds::MAX_KEY => Some(key),
-            _ => Some(
-                format!("sha256:{}", hex(ring::digest::digest(&ring::digest::SHA256, key.as_bytes()).as_ref())).into(),
-            ),
-        }
+        (!key.is_empty()).then(|| bounds::fit_key(key))
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        let _infallible = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

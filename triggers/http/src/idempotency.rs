@@ -6,7 +6,7 @@
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use ring::digest::{Context, SHA256};
-use trigger_core::Fingerprint;
+use trigger_core::{Fingerprint, bounds};
 
 use crate::problem::Problem;
 use crate::request_id::is_visible;
@@ -34,7 +34,7 @@ pub(crate) fn key(headers: &HeaderMap) -> Result<Option<Box<str>>, Problem> {
 /// became of another's request. A key has no space, so no two pairs make one name.
 pub(crate) fn of_caller(key: Box<str>, caller: Option<&str>) -> Box<str> {
     match caller {
-        Some(caller) => format!("{caller} {key}").into(),
+        Some(caller) => bounds::fit_key(format!("{caller} {key}").into()),
         None => key,
     }
 }
@@ -92,6 +92,9 @@ mod tests {
         assert_eq!(&*of("k", None), "k");
         assert_eq!(&*of("k", Some("token:ci")), "token:ci k");
         assert_ne!(of("k", Some("a")), of("k", Some("a k")));
+        let long = "c".repeat(10_000);
+        assert!(of("k", Some(&long)).len() <= bounds::MAX_KEY);
+        assert_ne!(of("k", Some(&long)), of("l", Some(&long)));
     }
 
     #[test]
