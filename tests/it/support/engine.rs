@@ -12,7 +12,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 
-use super::found::free_port;
+use super::found::free_ports;
 
 /// A project directory: a manifest and modules.
 pub struct Project {
@@ -49,7 +49,8 @@ pub fn workspace() -> &'static Path {
 impl Project {
     /// A project with this manifest below an `[engine]` section that names free ports. `engine` adds keys to it.
     pub fn new(engine: &str, functions: &str) -> Self {
-        let project = Self { directory: tempfile::tempdir().unwrap(), public: free_port(), admin: free_port() };
+        let [public, admin] = free_ports();
+        let project = Self { directory: tempfile::tempdir().unwrap(), public, admin };
         project.manifest(engine, functions);
         project
     }
